@@ -1,0 +1,336 @@
+//! Every setting, once: the flag, its environment variable, its default and its help. Nothing else reads the environment.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ipnetwork::IpNetwork;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+use crate::error::StartError;
+
+/// A value which is never shown: not in logs, not in `Debug`.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        Ok(Self(value.trim().to_owned()))
+    }
+}
+
+impl From<String> for Secret {
+    fn from(value: String) -> Self {
+        Self(value)
+    }
+}
+
+/// Where the data is.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Database")]
+pub struct DatabaseConfig {
+    /// PostgreSQL 14 or newer, e.g. `postgres://consentd@db/vla?sslmode=verify-full`; without it the service runs its
+    /// own private PostgreSQL in the data directory
+    #[arg(
+        long,
+        env = "CONSENTD_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub database_url: Option<Secret>,
+
+    /// A file that holds the database URL
+    #[arg(
+        long,
+        env = "CONSENTD_DATABASE_URL_FILE",
+        value_name = "FILE",
+        conflicts_with = "database_url"
+    )]
+    pub database_url_file: Option<PathBuf>,
+
+    /// The URL for migrations, where the role that owns the schema is not the role that serves
+    #[arg(
+        long,
+        env = "CONSENTD_MIGRATE_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub migrate_database_url: Option<Secret>,
+
+    /// A file that holds the URL for migrations
+    #[arg(
+        long,
+        env = "CONSENTD_MIGRATE_DATABASE_URL_FILE",
+        value_name = "FILE",
+        conflicts_with = "migrate_database_url"
+    )]
+    pub migrate_database_url_file: Option<PathBuf>,
+
+    /// Where the private PostgreSQL and the operator key are kept [default: the user's data directory;
+    /// /var/lib/consentd for root]
+    #[arg(long, env = "CONSENTD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Where PostgreSQL's server programs are [default: found by `pg_config`, PATH and the usual places]
+    #[arg(long, env = "CONSENTD_PG_BINDIR", value_name = "DIR")]
+    pub pg_bindir: Option<PathBuf>,
+
+    /// The user's home, from which the default data directory follows
+    #[arg(long, env = "HOME", hide = true)]
+    pub home: Option<PathBuf>,
+
+    /// The user's data directory, by the XDG base directory specification
+    #[arg(long, env = "XDG_DATA_HOME", hide = true)]
+    pub xdg_data_home: Option<PathBuf>,
+}
+
+impl DatabaseConfig {
+    /// The URL of the role that serves; `None` means the embedded default.
+    pub fn service_url(&self) -> Result<Option<PgConnectOptions>, StartError> {
+        connect_options(
+            self.database_url.as_ref(),
+            self.database_url_file.as_deref(),
+            "--database-url",
+        )
+    }
+
+    /// The URL of the role that migrates; `None` means that of the role that serves.
+    pub fn owner_url(&self) -> Result<Option<PgConnectOptions>, StartError> {
+        connect_options(
+            self.migrate_database_url.as_ref(),
+            self.migrate_database_url_file.as_deref(),
+            "--migrate-database-url",
+        )
+    }
+
+    pub fn data_dir(&self) -> Result<PathBuf, StartError> {
+        if let Some(dir) = &self.data_dir {
+            return Ok(dir.clone());
+        }
+        if nix::unistd::Uid::effective().is_root() {
+            return Ok(PathBuf::from("/var/lib/consentd"));
+        }
+        let shared = self.xdg_data_home.clone().filter(|dir| dir.is_absolute());
+        let home = self.home.as_deref().map(|home| {
+            if cfg!(target_os = "macos") {
+                home.join("Library/Application Support")
+            } else {
+                home.join(".local/share")
+            }
+        });
+        shared.or(home).map(|dir| dir.join("consentd")).ok_or_else(|| {
+            StartError::new("no home directory is known: say where the data goes with --data-dir DIR")
+        })
+    }
+}
+
+/// The secret itself, or what its file holds.
+pub fn secret(value: Option<&Secret>, file: Option<&Path>) -> Result<Option<Secret>, StartError> {
+    match (value, file) {
+        (Some(value), _) => Ok(Some(value.clone())),
+        (None, Some(file)) => match std::fs::read_to_string(file) {
+            Ok(text) => Ok(Some(Secret(text.trim().to_owned()))),
+            Err(error) => Err(StartError::new(format!(
+                "cannot read {}: {error}",
+                file.display()
+            ))),
+        },
+        (None, None) => Ok(None),
+    }
+}
+
+fn connect_options(
+    value: Option<&Secret>,
+    file: Option<&Path>,
+    flag: &str,
+) -> Result<Option<PgConnectOptions>, StartError> {
+    let Some(url) = secret(value, file)? else {
+        return Ok(None);
+    };
+    let options: PgConnectOptions = url.reveal().parse().map_err(|error: sqlx::Error| {
+        StartError::new(format!(
+            "{flag} is not a PostgreSQL URL (postgres://user@host/database): {error}"
+        ))
+    })?;
+    Ok(Some(options.application_name("consentd")))
+}
+
+/// Whether the options ask for an encrypted connection whose server is who it says it is.
+pub fn verifies_server(options: &PgConnectOptions) -> bool {
+    matches!(
+        options.get_ssl_mode(),
+        PgSslMode::VerifyFull | PgSslMode::VerifyCa
+    )
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Pretty,
+    /// One JSON object a line, for log collectors
+    Json,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Telemetry")]
+pub struct TelemetryConfig {
+    /// How log lines look
+    #[arg(
+        long,
+        env = "CONSENTD_LOG_FORMAT",
+        default_value = "pretty",
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
+
+    /// Which log lines are written, e.g. `info` or `info,sqlx=debug` (tracing's EnvFilter syntax)
+    #[arg(long, env = "CONSENTD_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+
+    /// Send traces to this OpenTelemetry collector over OTLP/HTTP, e.g. `http://localhost:4318/v1/traces`
+    #[arg(long, env = "CONSENTD_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Serving")]
+pub struct ServeConfig {
+    /// The address to listen on
+    #[arg(
+        long,
+        env = "CONSENTD_LISTEN",
+        default_value = "127.0.0.1:8080",
+        value_name = "ADDRESS"
+    )]
+    pub listen: SocketAddr,
+
+    /// Serve /metrics on this address alone, instead of beside the API
+    #[arg(long, env = "CONSENTD_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// Proxies whose `X-Forwarded-For` is believed, as addresses or CIDR ranges
+    #[arg(
+        long,
+        env = "CONSENTD_TRUSTED_PROXIES",
+        value_delimiter = ',',
+        value_name = "CIDR"
+    )]
+    pub trusted_proxies: Vec<IpNetwork>,
+
+    /// Apply pending migrations at start
+    #[arg(
+        long,
+        env = "CONSENTD_MIGRATE",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub migrate: bool,
+
+    /// Do not migrate: refuse to serve a schema which is older than this program
+    #[arg(long, overrides_with = "migrate")]
+    pub no_migrate: bool,
+
+    /// Issue a fresh operator key at start and write it to DATA_DIR/operator.key, e.g. when that file was lost
+    #[arg(long)]
+    pub new_operator_key: bool,
+
+    /// Database connections for reads
+    #[arg(long, env = "CONSENTD_READ_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub read_connections: u32,
+
+    /// Database connections for writes
+    #[arg(long, env = "CONSENTD_WRITE_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub write_connections: u32,
+
+    /// Client connections that may be open at once
+    #[arg(
+        long,
+        env = "CONSENTD_MAX_CONNECTIONS",
+        default_value_t = 10_000,
+        value_name = "N"
+    )]
+    pub max_connections: usize,
+
+    /// Requests that may be worked on at once; the next wait up to 100 ms, then are answered 503
+    #[arg(
+        long,
+        env = "CONSENTD_MAX_CONCURRENCY",
+        default_value_t = 256,
+        value_name = "N"
+    )]
+    pub max_concurrency: usize,
+
+    /// How long requests in flight may take to finish after SIGTERM, in seconds
+    #[arg(long, env = "CONSENTD_SHUTDOWN_TIMEOUT", default_value = "20", value_parser = seconds, value_name = "SECONDS")]
+    pub shutdown_timeout: Duration,
+
+    /// How long to answer "not ready" before new connections are refused, in seconds
+    #[arg(long, env = "CONSENTD_SHUTDOWN_DELAY", default_value = "0", value_parser = seconds, value_name = "SECONDS")]
+    pub shutdown_delay: Duration,
+
+    /// How often expired consents are looked for, in seconds (1 to 60)
+    #[arg(long, env = "CONSENTD_SWEEP_INTERVAL", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub sweep_interval: u64,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "a number of seconds is wanted".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// How the client commands reach a running service.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Service")]
+pub struct ClientConfig {
+    /// The address of the running service
+    #[arg(
+        long,
+        env = "CONSENTD_URL",
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL",
+        global = true
+    )]
+    pub url: String,
+
+    /// The API key to call with [default: the operator key in the data directory]
+    #[arg(
+        long,
+        env = "CONSENTD_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY",
+        global = true
+    )]
+    pub api_key: Option<Secret>,
+
+    /// A file that holds the API key
+    #[arg(
+        long,
+        env = "CONSENTD_API_KEY_FILE",
+        value_name = "FILE",
+        conflicts_with = "api_key",
+        global = true
+    )]
+    pub api_key_file: Option<PathBuf>,
+}

@@ -1,0 +1,223 @@
+//! API keys: their form, what they may do, and whose they are.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// What a key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+pub enum Scope {
+    #[serde(rename = "consent:read")]
+    ConsentRead,
+    #[serde(rename = "consent:write")]
+    ConsentWrite,
+    #[serde(rename = "permissions:check")]
+    PermissionsCheck,
+    #[serde(rename = "audit:read")]
+    AuditRead,
+    #[serde(rename = "customers:write")]
+    CustomersWrite,
+    #[serde(rename = "feedback:write")]
+    FeedbackWrite,
+    #[serde(rename = "inference:write")]
+    InferenceWrite,
+    #[serde(rename = "training:read")]
+    TrainingRead,
+    #[serde(rename = "admin")]
+    Admin,
+    /// What the keys hold which the Inference API issued: `permissions:check` and `inference:write`.
+    #[serde(rename = "inference")]
+    Inference,
+}
+
+impl Scope {
+    pub const ALL: [Self; 10] = [
+        Self::ConsentRead,
+        Self::ConsentWrite,
+        Self::PermissionsCheck,
+        Self::AuditRead,
+        Self::CustomersWrite,
+        Self::FeedbackWrite,
+        Self::InferenceWrite,
+        Self::TrainingRead,
+        Self::Admin,
+        Self::Inference,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConsentRead => "consent:read",
+            Self::ConsentWrite => "consent:write",
+            Self::PermissionsCheck => "permissions:check",
+            Self::AuditRead => "audit:read",
+            Self::CustomersWrite => "customers:write",
+            Self::FeedbackWrite => "feedback:write",
+            Self::InferenceWrite => "inference:write",
+            Self::TrainingRead => "training:read",
+            Self::Admin => "admin",
+            Self::Inference => "inference",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == text)
+    }
+
+    /// Whether a key with this scope may do what `wanted` allows.
+    pub fn allows(self, wanted: Self) -> bool {
+        self == wanted
+            || self == Self::Admin
+            || (self == Self::Inference && matches!(wanted, Self::PermissionsCheck | Self::InferenceWrite))
+    }
+}
+
+/// Which world a key is for; the service treats both alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyKind {
+    Live,
+    Test,
+}
+
+/// A whole API key: `vla_live_`, four characters that are shown, a secret of 142 bits, a checksum.
+#[derive(Clone)]
+pub struct ApiKey(String);
+
+/// Why a text cannot be an API key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFault {
+    NotAKey,
+    /// It has the length of a key of ours, but its checksum is wrong: it was mistyped or cut.
+    Mistyped,
+}
+
+const SHOWN: usize = "vla_live_".len() + 4;
+const SECRET: usize = 24;
+const CHECKSUM: usize = 6;
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+impl ApiKey {
+    /// A key made of random bytes, at least 28 of which must be given.
+    pub fn new(kind: KeyKind, random: &[u8; 64]) -> Self {
+        let mut key = String::from(match kind {
+            KeyKind::Live => "vla_live_",
+            KeyKind::Test => "vla_test_",
+        });
+        // Rejecting the highest bytes keeps every character equally likely; 64 bytes are ample for 28 characters.
+        let mut bytes = random.iter().copied();
+        let mut draw = |alphabet: &[u8]| {
+            let size = u8::try_from(alphabet.len()).expect("an alphabet is short");
+            let byte = bytes.find(|byte| *byte < u8::MAX - u8::MAX % size).unwrap_or(0);
+            char::from(alphabet[usize::from(byte % size)])
+        };
+        for _ in 0..4 {
+            key.push(draw(b"0123456789abcdefghijklmnopqrstuvwxyz"));
+        }
+        for _ in 0..SECRET {
+            key.push(draw(BASE62));
+        }
+        let checksum = checksum(&key);
+        key.push_str(&checksum);
+        Self(key)
+    }
+
+    /// Reads a key. Keys which the Inference API issued have another length and no checksum: they are let through.
+    pub fn parse(text: &str) -> Result<Self, KeyFault> {
+        let rest = text
+            .strip_prefix("vla_live_")
+            .or_else(|| text.strip_prefix("vla_test_"))
+            .ok_or(KeyFault::NotAKey)?;
+        let shown = rest.as_bytes().get(..4).ok_or(KeyFault::NotAKey)?;
+        let well_formed = shown
+            .iter()
+            .all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
+            && rest
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+            && rest.len() > 4
+            && text.len() <= 200;
+        if !well_formed {
+            return Err(KeyFault::NotAKey);
+        }
+        if text.len() == SHOWN + SECRET + CHECKSUM {
+            let (body, found) = text.split_at(SHOWN + SECRET);
+            if checksum(body) != found {
+                return Err(KeyFault::Mistyped);
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The part which may be shown and stored: `vla_live_a1b2`.
+    pub fn prefix(&self) -> &str {
+        &self.0[..SHOWN]
+    }
+
+    /// What is stored of the whole key: SHA-256 in hexadecimal.
+    pub fn hash(&self) -> String {
+        hash_api_key(&self.0)
+    }
+
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ApiKey({}…)", self.prefix())
+    }
+}
+
+pub fn hash_api_key(key: &str) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(key.as_bytes())
+        .iter()
+        .fold(String::with_capacity(64), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+}
+
+/// CRC-32 of the rest, in six base-62 digits: tells a mistyped key from a revoked one without a query.
+fn checksum(text: &str) -> String {
+    let mut rest = crc32fast::hash(text.as_bytes());
+    let mut digits = [b'0'; CHECKSUM];
+    for digit in digits.iter_mut().rev() {
+        *digit = BASE62[(rest % 62) as usize];
+        rest /= 62;
+    }
+    digits.into_iter().map(char::from).collect()
+}
+
+/// Who is calling: an API key, and what it may do.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    pub key_id: Uuid,
+    /// `None`: an operator's key, which reaches every customer.
+    pub customer_id: Option<Uuid>,
+    pub key_prefix: String,
+    pub scopes: Vec<Scope>,
+    /// Requests per minute; `None`: no limit.
+    pub rate_limit_rpm: Option<i32>,
+    /// Requests per day; `None`: no limit.
+    pub rate_limit_rpd: Option<i32>,
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+impl Principal {
+    pub fn may(&self, wanted: Scope) -> bool {
+        self.scopes.iter().any(|scope| scope.allows(wanted))
+    }
+
+    pub fn reaches(&self, customer_id: Uuid) -> bool {
+        self.customer_id.is_none_or(|own| own == customer_id)
+    }
+
+    /// How audit entries name this caller.
+    pub fn name(&self) -> String {
+        format!("key:{}", self.key_prefix)
+    }
+}

@@ -1,0 +1,144 @@
+//! The audit trail: one entry for every change of a consent.
+
+use chrono::{DateTime, Utc};
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::consent::{AnonymizationLevel, Consent, ConsentTier};
+
+/// What kind of change an entry tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "varchar", rename_all = "snake_case")]
+pub enum AuditAction {
+    /// Found in the database when the trail began.
+    Adopted,
+    /// From nothing, or tier `none`, to something.
+    Granted,
+    Updated,
+    /// Only the end date or the policy version moved.
+    Renewed,
+    /// To tier `none`.
+    Withdrawn,
+    /// The end date came; written by the service.
+    Expired,
+    /// The consent's row was deleted, with its customer.
+    Erased,
+}
+
+impl AuditAction {
+    pub const ALL: [Self; 7] = [
+        Self::Adopted,
+        Self::Granted,
+        Self::Updated,
+        Self::Renewed,
+        Self::Withdrawn,
+        Self::Expired,
+        Self::Erased,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Adopted => "adopted",
+            Self::Granted => "granted",
+            Self::Updated => "updated",
+            Self::Renewed => "renewed",
+            Self::Withdrawn => "withdrawn",
+            Self::Expired => "expired",
+            Self::Erased => "erased",
+        }
+    }
+}
+
+/// A consent as an entry tells it, before or after the change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConsentState {
+    pub consent_tier: ConsentTier,
+    pub can_store_images: bool,
+    pub can_store_embeddings: bool,
+    pub can_use_for_training: bool,
+    pub anonymization_level: AnonymizationLevel,
+    #[schema(max_length = 64, example = "2026-01")]
+    pub policy_version: Option<String>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub consent_granted_at: Option<DateTime<Utc>>,
+}
+
+impl ConsentState {
+    pub fn new(consent: &Consent, consent_granted_at: Option<DateTime<Utc>>) -> Self {
+        let consent = consent.get();
+        Self {
+            consent_tier: consent.consent_tier,
+            can_store_images: consent.can_store_images,
+            can_store_embeddings: consent.can_store_embeddings,
+            can_use_for_training: consent.can_use_for_training,
+            anonymization_level: consent.anonymization_level,
+            policy_version: consent.policy_version.clone(),
+            expires_at: consent.expires_at,
+            consent_granted_at,
+        }
+    }
+
+    /// The most private reading of an entry from before the trail, which tells the tier alone.
+    pub fn of_tier(consent_tier: ConsentTier) -> Self {
+        Self {
+            consent_tier,
+            ..Self::new(&Consent::none(), None)
+        }
+    }
+}
+
+/// One change of one customer's consent.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuditEntry {
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 4711)]
+    pub audit_id: i64,
+    #[schema(example = "123e4567-e89b-12d3-a456-426614174000")]
+    pub customer_id: Uuid,
+    pub action: AuditAction,
+    /// The version of the consent which this change made: 1, 2, 3 … without a gap.
+    #[schema(minimum = 1, example = 3)]
+    pub version: i32,
+    /// Absent when there was nothing before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub previous_tier: Option<ConsentTier>,
+    pub new_tier: ConsentTier,
+    /// The consent before the change. Absent when there was none, and in entries from before the trail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<ConsentState>)]
+    pub previous: Option<sqlx::types::Json<ConsentState>>,
+    /// The consent after the change. Absent in `erased` entries, and in entries from before the trail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<ConsentState>)]
+    pub current: Option<sqlx::types::Json<ConsentState>>,
+    /// Who made the change: the authenticated API key, `sql:<database user>`, `migration:<number>` or `system:expiry`.
+    #[schema(max_length = 255, example = "key:vla_live_a1b2")]
+    pub changed_by: Option<String>,
+    /// For whom the caller acted, as it said.
+    #[schema(max_length = 255)]
+    pub on_behalf_of: Option<String>,
+    #[schema(max_length = 1000)]
+    pub change_reason: Option<String>,
+    /// The address which the change came from.
+    #[serde(serialize_with = "address_alone")]
+    #[schema(value_type = Option<String>, max_length = 45, example = "203.0.113.7")]
+    pub ip_address: Option<IpNetwork>,
+    #[schema(max_length = 512)]
+    pub user_agent: Option<String>,
+    /// The `X-Request-Id` of the request which made the change.
+    #[schema(max_length = 128)]
+    pub request_id: Option<String>,
+    pub timestamp: DateTime<Utc>,
+}
+
+/// PostgreSQL's `inet` is a network; an entry holds one address.
+#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
+fn address_alone<S: Serializer>(address: &Option<IpNetwork>, serializer: S) -> Result<S::Ok, S::Error> {
+    match address {
+        Some(network) => serializer.collect_str(&network.ip()),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,19 @@
+//! What things are and which changes are lawful: pure, no I/O, no async, no clock.
+
+mod api_key;
+mod audit;
+mod consent;
+mod customer;
+mod permission;
+
+pub use api_key::{ApiKey, KeyFault, KeyKind, Principal, Scope, hash_api_key};
+pub use audit::{AuditAction, AuditEntry, ConsentState};
+pub use consent::{
+    AnonymizationLevel, Change, Consent, ConsentRecord, ConsentStatus, ConsentTier, ConsentView,
+    MAX_EXPIRY_YEARS, Precondition, Proposal, Refusal, decide, expire, next_time,
+};
+pub use customer::{Customer, CustomerTier};
+pub use permission::{
+    AnonymizationCheck, LevelPermission, Permission, PermissionCheck, Permissions, Reason, StorageCheck,
+    StoragePermission,
+};

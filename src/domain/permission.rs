@@ -1,0 +1,187 @@
+//! What a consent permits at an instant: what the inference path asks for every request.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::consent::{AnonymizationLevel, ConsentRecord, ConsentStatus};
+
+/// What may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Permission {
+    Images,
+    Embeddings,
+    Training,
+    Anonymization,
+}
+
+impl Permission {
+    pub const ALL: [Self; 4] = [
+        Self::Images,
+        Self::Embeddings,
+        Self::Training,
+        Self::Anonymization,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Images => "images",
+            Self::Embeddings => "embeddings",
+            Self::Training => "training",
+            Self::Anonymization => "anonymization",
+        }
+    }
+}
+
+/// Why something is permitted, or why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    Granted,
+    /// There is a consent in force, and it does not include this.
+    NotGranted,
+    NeverGiven,
+    Withdrawn,
+    Expired,
+    UnknownCustomer,
+}
+
+/// What holds now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Permissions {
+    pub can_store_images: bool,
+    pub can_store_embeddings: bool,
+    pub can_use_for_training: bool,
+    pub anonymization_level: AnonymizationLevel,
+}
+
+impl Permissions {
+    pub const NONE: Self = Self {
+        can_store_images: false,
+        can_store_embeddings: false,
+        can_use_for_training: false,
+        anonymization_level: AnonymizationLevel::Full,
+    };
+
+    /// What the record permits at `now`, and why. Nothing is permitted without a record.
+    pub fn at(record: Option<&ConsentRecord>, now: DateTime<Utc>) -> (Self, Reason) {
+        let Some(record) = record else {
+            return (Self::NONE, Reason::UnknownCustomer);
+        };
+        match record.status(now) {
+            ConsentStatus::NeverGiven => (Self::NONE, Reason::NeverGiven),
+            ConsentStatus::Withdrawn => (Self::NONE, Reason::Withdrawn),
+            ConsentStatus::Expired => (Self::NONE, Reason::Expired),
+            ConsentStatus::Active => (
+                Self {
+                    can_store_images: record.can_store_images,
+                    can_store_embeddings: record.can_store_embeddings,
+                    can_use_for_training: record.can_use_for_training,
+                    anonymization_level: record.anonymization_level,
+                },
+                Reason::Granted,
+            ),
+        }
+    }
+}
+
+/// Whether one use of the data is permitted now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StorageCheck {
+    pub customer_id: Uuid,
+    pub permission: StoragePermission,
+    pub allowed: bool,
+    pub reason: Reason,
+    /// The version of the consent that was judged; 0 when there is none.
+    #[schema(minimum = 0, example = 3)]
+    pub version: i32,
+    /// Until when this holds if nothing changes; null when there is no end.
+    pub valid_until: Option<DateTime<Utc>>,
+}
+
+/// How far what is kept must be anonymised now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AnonymizationCheck {
+    pub customer_id: Uuid,
+    pub permission: LevelPermission,
+    pub level: AnonymizationLevel,
+    pub reason: Reason,
+    /// The version of the consent that was judged; 0 when there is none.
+    #[schema(minimum = 0, example = 3)]
+    pub version: i32,
+    /// Until when this holds if nothing changes; null when there is no end.
+    pub valid_until: Option<DateTime<Utc>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StoragePermission {
+    StoreImages,
+    StoreEmbeddings,
+    UseForTraining,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LevelPermission {
+    AnonymizationLevel,
+}
+
+/// The answer to one check; which form it has, `permission` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum PermissionCheck {
+    Storage(StorageCheck),
+    Anonymization(AnonymizationCheck),
+}
+
+impl PermissionCheck {
+    pub fn new(
+        customer_id: Uuid,
+        permission: Permission,
+        record: Option<&ConsentRecord>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let (permissions, reason) = Permissions::at(record, now);
+        let version = record.map_or(0, |record| record.version);
+        let valid_until = record
+            .filter(|_| reason == Reason::Granted)
+            .and_then(|record| record.expires_at);
+        let storage = |permission, allowed| {
+            let reason = if allowed || reason != Reason::Granted {
+                reason
+            } else {
+                Reason::NotGranted
+            };
+            Self::Storage(StorageCheck {
+                customer_id,
+                permission,
+                allowed,
+                reason,
+                version,
+                valid_until,
+            })
+        };
+        match permission {
+            Permission::Images => storage(StoragePermission::StoreImages, permissions.can_store_images),
+            Permission::Embeddings => storage(
+                StoragePermission::StoreEmbeddings,
+                permissions.can_store_embeddings,
+            ),
+            Permission::Training => storage(
+                StoragePermission::UseForTraining,
+                permissions.can_use_for_training,
+            ),
+            Permission::Anonymization => Self::Anonymization(AnonymizationCheck {
+                customer_id,
+                permission: LevelPermission::AnonymizationLevel,
+                level: permissions.anonymization_level,
+                reason,
+                version,
+                valid_until,
+            }),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What can go wrong, without HTTP.
+
+use std::fmt;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// One thing that is wrong with a request: where, which rule, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Fault {
+    /// Where in the body: a JSON pointer (RFC 6901). Absent when a parameter is at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/can_store_images", nullable = false)]
+    pub pointer: Option<String>,
+    /// Which parameter of path, query or header. Absent when the body is at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "limit", nullable = false)]
+    pub parameter: Option<String>,
+    /// The rule that is broken, for programs.
+    #[schema(value_type = String, example = "not_allowed_by_tier")]
+    pub code: &'static str,
+    /// The rule that is broken and what to do, for people.
+    #[schema(
+        example = "tier \"analytics\" does not allow to store images: leave it false or choose tier \"research\""
+    )]
+    pub detail: String,
+}
+
+impl Fault {
+    pub fn body(pointer: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            pointer: Some(pointer.into()),
+            parameter: None,
+            code,
+            detail: detail.into(),
+        }
+    }
+
+    pub fn parameter(name: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            pointer: None,
+            parameter: Some(name.into()),
+            code,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// Why something that was asked for is not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the body is invalid")]
+    InvalidBody(Vec<Fault>),
+    #[error("a parameter is invalid")]
+    InvalidParameters(Vec<Fault>),
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    #[error("{0}")]
+    Forbidden(String),
+    #[error("there is no such customer")]
+    UnknownCustomer,
+    #[error("there is no such audit entry")]
+    UnknownAuditEntry,
+    #[error("there is no such API key")]
+    UnknownApiKey,
+    #[error("the consent is at version {current}")]
+    VersionMoved { current: i32 },
+    #[error("{0}")]
+    Conflict(&'static str),
+    #[error("this Idempotency-Key was used with another request")]
+    IdempotencyKeyReused,
+    #[error("the first request with this Idempotency-Key is still in progress")]
+    IdempotencyInProgress,
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let text = error.to_string();
+        match &error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(text),
+            sqlx::Error::Database(database) if is_transient(database.code().as_deref()) => {
+                Self::Unavailable(text)
+            }
+            _ => Self::Internal(text),
+        }
+    }
+}
+
+/// Whether the same statement may well succeed later: the server goes away, is full, or somebody else holds a lock.
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn is_transient(sqlstate: Option<&str>) -> bool {
+    let Some(code) = sqlstate else { return false };
+    // 08 connection · 53 resources (disk full, too many connections) · 57 operator intervention (shutdown, timeouts)
+    // 58 system error · 25006 read-only (a standby) · 25P03 idle in transaction · 40 rollback · 55P03 lock timeout
+    // 28 authentication, 3D000 no such database: the operator is changing something
+    ["08", "53", "57", "58", "40", "28"].contains(&code.get(..2).unwrap_or_default())
+        || ["25006", "25P03", "55P03", "3D000"].contains(&code)
+}
+
+/// Why a command cannot run: one sentence that says what is wrong and what to do.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl StartError {
+    pub fn new(sentence: impl Into<String>) -> Self {
+        Self(sentence.into())
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}

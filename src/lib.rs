@@ -1,0 +1,29 @@
+//! Consent management for the VLA Inference API.
+//!
+//! Data flows one way; every concept has one room:
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | [`domain`] | what things are and which changes are lawful: pure, no I/O, no clock |
+//! | [`store`] | everything that speaks SQL |
+//! | [`ops`] | one function per thing that someone can do that changes something |
+//! | [`http`] | the API: router, authentication, extractors, problems |
+//! | [`postgres`] | the embedded default: a private PostgreSQL which the service runs itself |
+//! | [`app`] | opens the database, makes the clock, serves, stops |
+//! | [`cli`] | the commands |
+//! | [`config`] | every setting: flag, environment variable, default, help |
+//! | [`error`] | what can go wrong, without HTTP |
+//! | [`telemetry`] | logs, metrics, traces |
+//!
+//! `main → cli → app → http → ops → store → domain`; reads go from `http` straight to `store`.
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod domain;
+pub mod error;
+pub mod http;
+pub mod ops;
+pub mod postgres;
+pub mod store;
+pub mod telemetry;

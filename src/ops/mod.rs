@@ -1,0 +1,1 @@
+//! One function per thing that someone can do that changes something.
