@@ -2,12 +2,14 @@
 
 create schema if not exists vlaapi;
 
--- Roles belong to the whole cluster: another database may have made this one already.
+-- Roles belong to the whole cluster: another database may have made this one already, or be about to.
 do $$
 begin
   if not exists (select from pg_roles where rolname = 'vlaapi_app') then
     create role vlaapi_app nologin;
   end if;
+exception
+  when duplicate_object or unique_violation then null;
 end
 $$;
 
@@ -156,5 +158,9 @@ create index feedback_customer_time_idx on vlaapi.feedback (customer_id, timesta
 create index feedback_type_time_idx on vlaapi.feedback (feedback_type, timestamp desc);
 
 grant usage on schema vlaapi to vlaapi_app;
-grant select, insert, update, delete on all tables in schema vlaapi to vlaapi_app;
-grant usage, select on all sequences in schema vlaapi to vlaapi_app;
+-- Each by name: the record of the migrations stands in this schema too, and only its owner writes it.
+grant select, insert, update, delete on
+  vlaapi.customers, vlaapi.api_keys, vlaapi.inference_logs, vlaapi.inference_logs_default, vlaapi.safety_incidents,
+  vlaapi.feedback to vlaapi_app;
+grant usage, select on sequence
+  vlaapi.inference_logs_log_id_seq, vlaapi.safety_incidents_incident_id_seq, vlaapi.feedback_feedback_id_seq to vlaapi_app;

@@ -5,6 +5,8 @@ begin
   if not exists (select from pg_roles where rolname = 'vlaapi_eraser') then
     create role vlaapi_eraser nologin;
   end if;
+exception
+  when duplicate_object or unique_violation then null; -- another database of the cluster was faster
 end
 $$;
 
@@ -185,11 +187,18 @@ declare
 begin
   if tg_op = 'INSERT' then
     -- A customer who was deleted and comes back goes on in the trail.
-    select version, audit_id, timestamp into last
+    select version, audit_id, timestamp, action, current into last
     from vlaapi.customer_consent_audit
     where customer_id = new.customer_id
     order by version desc
     limit 1;
+
+    -- A row which comes after its trail (a load of both) makes no new version; the trigger after it holds it to the entry.
+    if new.version = last.version and new.audit_id = last.audit_id then
+      new.expiry_recorded := last.action = 'expired';
+      new.consent_granted_at := (last.current ->> 'consent_granted_at')::timestamptz;
+      return new;
+    end if;
 
     new.expiry_recorded := false;
     decided := new.consent_tier <> 'none' or new.can_store_images or new.can_store_embeddings
@@ -199,6 +208,7 @@ begin
       new.version := coalesce(last.version, 0);
       new.audit_id := last.audit_id;
       new.consent_granted_at := null;
+      new.consent_updated_at := coalesce(last.timestamp, new.consent_updated_at);
       return new;
     end if;
     new.version := coalesce(last.version, 0) + 1;
@@ -231,7 +241,10 @@ begin
   if new.audit_id is not distinct from old.audit_id then
     new.audit_id := nextval('vlaapi.customer_consent_audit_audit_id_seq');
   end if;
-  if new.consent_updated_at <= old.consent_updated_at then
+  -- The time of a row which was never decided on is that of its making: nothing needs to come after it.
+  if new.consent_updated_at = old.consent_updated_at
+    or (old.version > 0 and new.consent_updated_at < old.consent_updated_at)
+  then
     new.consent_updated_at := greatest(clock_timestamp(), old.consent_updated_at + interval '1 microsecond');
   end if;
   new.consent_granted_at := case
@@ -280,7 +293,7 @@ begin
   from vlaapi.customer_consent_audit
   where customer_id = new.customer_id and version = new.version;
   if found then
-    if tg_op = 'INSERT' and new.consent_tier = 'none' and entry.audit_id = new.audit_id then
+    if tg_op = 'INSERT' and new.consent_tier = 'none' and entry.action = 'erased' and entry.audit_id = new.audit_id then
       return null; -- the default row of a customer who came back
     end if;
     if entry.audit_id is distinct from new.audit_id

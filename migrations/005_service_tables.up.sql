@@ -39,6 +39,8 @@ declare
   partition_name text;
   made integer := 0;
 begin
+  -- Replicas that start together ask for the same months.
+  perform pg_advisory_xact_lock(hashtext('vlaapi.make_inference_log_partitions'));
   for i in 0 .. months - 1 loop
     month_start := (date_trunc('month', first_month::timestamp) + make_interval(months => i)) at time zone 'UTC';
     month_end := (date_trunc('month', first_month::timestamp) + make_interval(months => i + 1)) at time zone 'UTC';
@@ -65,5 +67,5 @@ $$;
 
 revoke execute on function vlaapi.make_inference_log_partitions(date, integer) from public;
 grant execute on function vlaapi.make_inference_log_partitions(date, integer) to vlaapi_app;
-grant select, insert, delete on vlaapi.idempotent_answers to vlaapi_app;
+grant select, insert, update, delete on vlaapi.idempotent_answers to vlaapi_app;
 grant select on vlaapi.service_secrets to vlaapi_app;
