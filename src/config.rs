@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnetwork::IpNetwork;
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use reqwest::Url;
+use sqlx::postgres::PgConnectOptions;
 
 use crate::error::StartError;
 
@@ -83,22 +84,12 @@ pub struct DatabaseConfig {
     )]
     pub migrate_database_url_file: Option<PathBuf>,
 
-    /// Where the private PostgreSQL and the operator key are kept [default: the user's data directory;
-    /// /var/lib/consentd for root]
-    #[arg(long, env = "CONSENTD_DATA_DIR", value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-
     /// Where PostgreSQL's server programs are [default: found by `pg_config`, PATH and the usual places]
     #[arg(long, env = "CONSENTD_PG_BINDIR", value_name = "DIR")]
     pub pg_bindir: Option<PathBuf>,
 
-    /// The user's home, from which the default data directory follows
-    #[arg(long, env = "HOME", hide = true)]
-    pub home: Option<PathBuf>,
-
-    /// The user's data directory, by the XDG base directory specification
-    #[arg(long, env = "XDG_DATA_HOME", hide = true)]
-    pub xdg_data_home: Option<PathBuf>,
+    #[command(flatten)]
+    pub data_dir: DataDir,
 }
 
 impl DatabaseConfig {
@@ -121,6 +112,29 @@ impl DatabaseConfig {
     }
 
     pub fn data_dir(&self) -> Result<PathBuf, StartError> {
+        self.data_dir.path()
+    }
+}
+
+/// Where the service keeps what is its own; the client commands find the operator key there.
+#[derive(Args, Clone, Debug)]
+pub struct DataDir {
+    /// Where the private PostgreSQL and the operator key are kept [default: the user's data directory;
+    /// /var/lib/consentd for root]
+    #[arg(long, env = "CONSENTD_DATA_DIR", value_name = "DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+
+    /// The user's home, from which the default data directory follows
+    #[arg(long, env = "HOME", hide = true, global = true)]
+    pub home: Option<PathBuf>,
+
+    /// The user's data directory, by the XDG base directory specification
+    #[arg(long, env = "XDG_DATA_HOME", hide = true, global = true)]
+    pub xdg_data_home: Option<PathBuf>,
+}
+
+impl DataDir {
+    pub fn path(&self) -> Result<PathBuf, StartError> {
         if let Some(dir) = &self.data_dir {
             return Ok(dir.clone());
         }
@@ -170,14 +184,6 @@ fn connect_options(
         ))
     })?;
     Ok(Some(options.application_name("consentd")))
-}
-
-/// Whether the options ask for an encrypted connection whose server is who it says it is.
-pub fn verifies_server(options: &PgConnectOptions) -> bool {
-    matches!(
-        options.get_ssl_mode(),
-        PgSslMode::VerifyFull | PgSslMode::VerifyCa
-    )
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -250,7 +256,7 @@ pub struct ServeConfig {
     #[arg(long, overrides_with = "migrate")]
     pub no_migrate: bool,
 
-    /// Issue a fresh operator key at start and write it to DATA_DIR/operator.key, e.g. when that file was lost
+    /// Issue a fresh operator key at start and write it to the data directory, e.g. when that file was lost
     #[arg(long)]
     pub new_operator_key: bool,
 
@@ -300,19 +306,50 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-/// How the client commands reach a running service.
+/// What `consentd serve` is given.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub serve: ServeConfig,
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+    #[command(flatten)]
+    pub telemetry: TelemetryConfig,
+}
+
+/// Where the running service is.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Service")]
-pub struct ClientConfig {
+pub struct ServiceUrl {
     /// The address of the running service
     #[arg(
         long,
         env = "CONSENTD_URL",
         default_value = "http://127.0.0.1:8080",
+        value_parser = service_url,
         value_name = "URL",
         global = true
     )]
-    pub url: String,
+    pub url: Url,
+}
+
+fn service_url(text: &str) -> Result<Url, String> {
+    let url: Url = text
+        .parse()
+        .map_err(|error| format!("{error}: an address like http://127.0.0.1:8080 is wanted"))?;
+    if matches!(url.scheme(), "http" | "https") && url.has_host() {
+        Ok(url)
+    } else {
+        Err("an address that begins with http:// or https:// is wanted".to_owned())
+    }
+}
+
+/// How the client commands reach a running service.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Service")]
+pub struct ClientConfig {
+    #[command(flatten)]
+    pub service: ServiceUrl,
 
     /// The API key to call with [default: the operator key in the data directory]
     #[arg(
@@ -333,4 +370,25 @@ pub struct ClientConfig {
         global = true
     )]
     pub api_key_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub data_dir: DataDir,
+}
+
+impl ClientConfig {
+    /// The key that was given, else the operator key which the service wrote at its first start.
+    pub fn key(&self) -> Result<Secret, StartError> {
+        if let Some(key) = secret(self.api_key.as_ref(), self.api_key_file.as_deref())? {
+            return Ok(key);
+        }
+        let file = self.data_dir.path()?.join("operator.key");
+        match std::fs::read_to_string(&file) {
+            Ok(text) => Ok(Secret(text.trim().to_owned())),
+            Err(error) => Err(StartError::new(format!(
+                "no API key: give one with --api-key-file FILE or CONSENTD_API_KEY; the operator key, which the service \
+                 writes at its first start, cannot be read from {}: {error}",
+                file.display()
+            ))),
+        }
+    }
 }

@@ -221,3 +221,28 @@ impl Principal {
         format!("key:{}", self.key_prefix)
     }
 }
+
+/// An API key as it is listed: never the key itself.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
+pub struct ApiKeyRecord {
+    #[schema(example = "01890a5d-ac96-774b-bcce-b302099a8057")]
+    pub key_id: Uuid,
+    /// Whose key it is; null for an operator's, which reaches every customer.
+    pub customer_id: Option<Uuid>,
+    #[schema(pattern = "^vla_(test|live)_[a-z0-9]{4}$", example = "vla_live_a1b2")]
+    pub key_prefix: String,
+    #[schema(max_length = 255, example = "dashboard")]
+    pub key_name: Option<String>,
+    pub scopes: Vec<String>,
+    /// Requests per minute, instead of the customer's.
+    #[schema(minimum = 1)]
+    pub rate_limit_override_rpm: Option<i32>,
+    pub created_at: DateTime<Utc>,
+    /// To the minute; null when it was never used.
+    pub last_used_at: Option<DateTime<Utc>>,
+    pub expires_at: Option<DateTime<Utc>>,
+    /// False once it was revoked.
+    pub is_active: bool,
+    /// The key which this one was rotated to.
+    pub replaced_by: Option<Uuid>,
+}

@@ -91,7 +91,7 @@ impl ConsentState {
 }
 
 /// One change of one customer's consent.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
 pub struct AuditEntry {
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 4711)]
     pub audit_id: i64,

@@ -215,7 +215,7 @@ impl ConsentStatus {
 }
 
 /// A customer's consent as it is recorded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
 pub struct ConsentRecord {
     #[schema(example = "123e4567-e89b-12d3-a456-426614174000")]
     pub customer_id: Uuid,

@@ -27,7 +27,7 @@ impl CustomerTier {
     }
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
 pub struct Customer {
     #[schema(example = "123e4567-e89b-12d3-a456-426614174000")]
     pub customer_id: Uuid,

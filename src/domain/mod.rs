@@ -6,7 +6,7 @@ mod consent;
 mod customer;
 mod permission;
 
-pub use api_key::{ApiKey, KeyFault, KeyKind, Principal, Scope, hash_api_key};
+pub use api_key::{ApiKey, ApiKeyRecord, KeyFault, KeyKind, Principal, Scope, hash_api_key};
 pub use audit::{AuditAction, AuditEntry, ConsentState};
 pub use consent::{
     AnonymizationLevel, Change, Consent, ConsentRecord, ConsentStatus, ConsentTier, ConsentView,

@@ -48,6 +48,19 @@ pub enum Reason {
     UnknownCustomer,
 }
 
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Granted => "granted",
+            Self::NotGranted => "not_granted",
+            Self::NeverGiven => "never_given",
+            Self::Withdrawn => "withdrawn",
+            Self::Expired => "expired",
+            Self::UnknownCustomer => "unknown_customer",
+        }
+    }
+}
+
 /// What holds now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Permissions {
