@@ -1,1 +1,81 @@
 //! Everything that speaks SQL, and nothing else does.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection as _, Postgres, Row as _, Transaction};
+
+use crate::error::Error;
+
+pub mod audit;
+pub mod consents;
+pub mod customers;
+pub mod demo;
+pub mod idempotency;
+pub mod keys;
+pub mod maintenance;
+pub mod migrations;
+pub mod schema;
+
+/// How long a request waits for a database connection before it is told that the database is not available.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The way to the database: reads and writes have connections of their own, so that neither starves the other.
+#[derive(Clone, Debug)]
+pub struct Store {
+    reads: PgPool,
+    writes: PgPool,
+}
+
+impl Store {
+    /// Prepares the pools; connections are made when they are needed.
+    pub fn new(options: &PgConnectOptions, read_connections: u32, write_connections: u32) -> Self {
+        let options = options.clone().options([
+            ("statement_timeout", "5s"),
+            ("lock_timeout", "1s"),
+            ("idle_in_transaction_session_timeout", "10s"),
+        ]);
+        let pool = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .max_lifetime(Duration::from_mins(30))
+        };
+        let reads = pool(read_connections).connect_lazy_with(options.clone());
+        // A `begin()` that was cancelled hands its session back inside a transaction, where the next user's commit is
+        // taken for a savepoint's and lost. sqlx counts no open transaction then, so the session itself is asked:
+        // only inside a transaction is its start before the statement's. Such a session is closed.
+        let writes = pool(write_connections)
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    let outside = sqlx::raw_sql("select now() = statement_timestamp()");
+                    Ok(!connection.is_in_transaction() && outside.fetch_one(connection).await?.try_get(0)?)
+                })
+            })
+            .connect_lazy_with(options);
+        Self { reads, writes }
+    }
+
+    /// A transaction. Call it only where nobody can cancel it: in a task of its own (`http::detached`).
+    pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
+        Ok(self.writes.begin().await?)
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), Error> {
+        sqlx::query_scalar!("select 1 as one")
+            .fetch_one(&self.reads)
+            .await?;
+        Ok(())
+    }
+
+    /// The pools by name, for the metrics.
+    pub fn pools(&self) -> [(&'static str, &PgPool); 2] {
+        [("read", &self.reads), ("write", &self.writes)]
+    }
+
+    pub async fn close(&self) {
+        self.writes.close().await;
+        self.reads.close().await;
+    }
+}

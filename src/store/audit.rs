@@ -1,0 +1,108 @@
+//! The audit trail, newest first.
+
+use chrono::{DateTime, Utc};
+use ipnetwork::IpNetwork;
+use sqlx::types::Json;
+use sqlx::{Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::Store;
+use crate::domain::{AuditAction, AuditEntry, ConsentState, ConsentTier};
+use crate::error::Error;
+
+/// Which entries to list.
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    pub customer_id: Option<Uuid>,
+    /// Inclusive.
+    pub since: Option<DateTime<Utc>>,
+    /// Exclusive.
+    pub until: Option<DateTime<Utc>>,
+    pub action: Option<AuditAction>,
+    pub previous_tier: Option<ConsentTier>,
+    pub new_tier: Option<ConsentTier>,
+    pub changed_by: Option<String>,
+    /// One address, or all of a network.
+    pub ip_address: Option<IpNetwork>,
+    pub request_id: Option<String>,
+}
+
+impl Store {
+    /// A page of entries, newest first, below `before`.
+    pub async fn audit_entries(
+        &self,
+        filter: &AuditFilter,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<AuditEntry>, Error> {
+        let mut query = QueryBuilder::<Postgres>::new(
+            "select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, \
+             on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp \
+             from vlaapi.customer_consent_audit where true",
+        );
+        if let Some(before) = before {
+            query.push(" and audit_id < ").push_bind(before);
+        }
+        if let Some(customer_id) = filter.customer_id {
+            query.push(" and customer_id = ").push_bind(customer_id);
+        }
+        if let Some(since) = filter.since {
+            query.push(" and timestamp >= ").push_bind(since);
+        }
+        if let Some(until) = filter.until {
+            query.push(" and timestamp < ").push_bind(until);
+        }
+        if let Some(action) = filter.action {
+            query.push(" and action = ").push_bind(action.as_str());
+        }
+        if let Some(tier) = filter.previous_tier {
+            query.push(" and previous_tier = ").push_bind(tier.as_str());
+        }
+        if let Some(tier) = filter.new_tier {
+            query.push(" and new_tier = ").push_bind(tier.as_str());
+        }
+        if let Some(changed_by) = &filter.changed_by {
+            query.push(" and changed_by = ").push_bind(changed_by);
+        }
+        if let Some(network) = filter.ip_address {
+            query.push(" and ip_address <<= ").push_bind(network);
+        }
+        if let Some(request_id) = &filter.request_id {
+            query.push(" and request_id = ").push_bind(request_id);
+        }
+        query.push(" order by audit_id desc limit ").push_bind(limit);
+        Ok(query.build_query_as().fetch_all(&self.reads).await?)
+    }
+
+    pub async fn audit_entry(&self, audit_id: i64) -> Result<Option<AuditEntry>, Error> {
+        let entry = sqlx::query_as!(
+            AuditEntry,
+            r#"
+            select audit_id, customer_id, action as "action: AuditAction", version,
+              previous_tier as "previous_tier: ConsentTier", new_tier as "new_tier: ConsentTier",
+              previous as "previous: Json<ConsentState>", current as "current: Json<ConsentState>",
+              changed_by, on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp
+            from vlaapi.customer_consent_audit
+            where audit_id = $1
+            "#,
+            audit_id,
+        )
+        .fetch_optional(&self.reads)
+        .await?;
+        Ok(entry)
+    }
+
+    /// Whether the customer is known, or has a trail although it was deleted.
+    pub async fn has_trail(&self, customer_id: Uuid) -> Result<bool, Error> {
+        let known = sqlx::query_scalar!(
+            r#"
+            select exists (select from vlaapi.customers where customer_id = $1)
+              or exists (select from vlaapi.customer_consent_audit where customer_id = $1) as "known!"
+            "#,
+            customer_id,
+        )
+        .fetch_one(&self.reads)
+        .await?;
+        Ok(known)
+    }
+}
