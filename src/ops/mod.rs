@@ -1,1 +1,7 @@
 //! One function per thing that someone can do that changes something.
+
+pub mod consents;
+pub mod customers;
+pub mod expiry;
+pub mod idempotency;
+pub mod keys;
