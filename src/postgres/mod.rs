@@ -1,10 +1,42 @@
 //! The embedded default: a private PostgreSQL which the service finds, initialises, starts and stops itself.
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | [`programs`] | where the server programs are |
+//! | [`account`] | who runs them |
+//! | `place` | the files below the data directory, and the lock on them |
+//! | `creation` | how a cluster is made |
+//! | `launch` | how it is started on settings that keep data and leak none |
+//! | [`server`] | one server process |
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::error::StartError;
+
+pub mod account;
+mod creation;
+mod launch;
+mod place;
+pub mod programs;
+pub mod server;
+
+use account::Account;
+use creation::{OWNER, SERVICE};
+use launch::Launcher;
+use place::Place;
+use programs::Programs;
+use server::Server;
+
+/// The database that the service keeps everything in.
+const DATABASE: &str = "consentd";
+
+/// How long to wait before the server is started again when that has just failed.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the private cluster needs to know.
 #[derive(Clone, Debug)]
@@ -18,14 +50,96 @@ pub struct Settings {
 /// A running private PostgreSQL.
 #[derive(Debug)]
 pub struct Cluster {
+    /// A superuser: it migrates.
     pub owner: PgConnectOptions,
+    /// A member of `vlaapi_app`, owner of nothing.
     pub service: PgConnectOptions,
+    stop: oneshot::Sender<()>,
+    supervisor: JoinHandle<()>,
 }
 
 impl Cluster {
-    pub async fn start(_settings: &Settings) -> Result<Self, StartError> {
-        Err(StartError::new("the embedded PostgreSQL is not built"))
+    /// Starts the cluster in the data directory, and makes it first if there is none. From then on it is started again
+    /// whenever it ends unasked.
+    pub async fn start(settings: &Settings) -> Result<Self, StartError> {
+        let settings = settings.clone();
+        let launcher = spawn_blocking(move || prepare(&settings))
+            .await
+            .map_err(|error| StartError::new(format!("PostgreSQL cannot be prepared: {error}")))??;
+        let server = launcher.launch().await?;
+        let (owner, service) = (launcher.owner.clone(), launcher.service.clone());
+        let (stop, asked_to_stop) = oneshot::channel();
+        let supervisor = tokio::spawn(supervise(launcher, server, asked_to_stop));
+        Ok(Self {
+            owner,
+            service,
+            stop,
+            supervisor,
+        })
     }
 
-    pub async fn stop(self) {}
+    /// Stops it in good order, within half a minute.
+    pub async fn stop(self) {
+        drop(self.stop);
+        if let Err(error) = self.supervisor.await {
+            tracing::error!(%error, "PostgreSQL was not stopped in good order");
+        }
+    }
+}
+
+/// Everything that comes before the server itself.
+fn prepare(settings: &Settings) -> Result<Launcher, StartError> {
+    let account = Account::find()?;
+    let place = Place::below(&settings.data_dir)?;
+    let programs = Programs::find(settings.bindir.as_deref(), place.major()?)?;
+    let lock = place.claim(&account)?;
+    account.check_reach(&programs.program("postgres"), &place.directory)?;
+    let passwords = if place.exists()? {
+        place.passwords()?
+    } else {
+        creation::create(&place, &programs, &account)?
+    };
+    let options = |user: &str, password: &str| {
+        PgConnectOptions::new_without_pgpass()
+            .socket(&place.directory)
+            .port(place::PORT)
+            .username(user)
+            .password(password)
+            .database(DATABASE)
+            .ssl_mode(PgSslMode::Disable)
+            .application_name("consentd")
+    };
+    Ok(Launcher {
+        owner: options(OWNER, passwords.owner.reveal()),
+        service: options(SERVICE, passwords.service.reveal()),
+        place,
+        programs,
+        account,
+        _lock: lock,
+    })
+}
+
+/// Keeps the server running until it is asked to stop, or the [`Cluster`] is dropped.
+async fn supervise(launcher: Launcher, mut server: Server, mut asked_to_stop: oneshot::Receiver<()>) {
+    loop {
+        let last_words = tokio::select! {
+            _ = &mut asked_to_stop => return server.stop().await,
+            last_words = server.ended() => last_words,
+        };
+        tracing::error!(%last_words, "PostgreSQL has ended unasked and is started again");
+        server = tokio::select! {
+            _ = &mut asked_to_stop => return,
+            server = launch_at_last(&launcher) => server,
+        };
+    }
+}
+
+async fn launch_at_last(launcher: &Launcher) -> Server {
+    loop {
+        match launcher.launch().await {
+            Ok(server) => return server,
+            Err(error) => tracing::error!(%error, "PostgreSQL cannot be started again"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
