@@ -1,1 +1,36 @@
 //! The API.
+
+use std::future::Future;
+
+pub mod api;
+mod auth;
+mod cursor;
+pub mod extract;
+pub mod input;
+mod json;
+pub mod limits;
+pub mod observe;
+mod pace;
+pub mod problem;
+mod rates;
+mod retry;
+mod router;
+pub mod server;
+pub mod spec;
+
+pub use auth::{Access, AccessTable};
+pub use cursor::Cursors;
+pub use rates::Rates;
+pub use router::{AppState, Metrics, metrics_router, router};
+
+use crate::error::Error;
+
+/// Runs a write to its end even if the client goes away in the middle of it: it is whole or it is absent.
+pub async fn detached<T: Send + 'static>(
+    write: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, problem::Problem> {
+    match tokio::spawn(write).await {
+        Ok(done) => Ok(done?),
+        Err(panicked) => Err(Error::Internal(panicked.to_string()).into()),
+    }
+}

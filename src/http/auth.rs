@@ -1,0 +1,174 @@
+//! Who may call what. The OpenAPI document is the table of routes and scopes: what it says is what is enforced, and a
+//! route which it does not list is refused.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use chrono::TimeDelta;
+use utoipa::openapi::OpenApi;
+
+use super::AppState;
+use super::extract::Caller;
+use super::observe::CallerName;
+use super::problem::{FORBIDDEN, Problem};
+use crate::domain::{ApiKey, KeyFault, Scope};
+
+/// What a route asks of its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    Public,
+    /// Any one of these.
+    AnyOf(Vec<Scope>),
+}
+
+/// Route by route, what its caller must hold.
+#[derive(Clone, Debug)]
+pub struct AccessTable(HashMap<(Method, String), Access>);
+
+impl AccessTable {
+    /// Reads the table from the document's `security` requirements.
+    pub fn from_spec(spec: &OpenApi) -> Self {
+        let document = serde_json::to_value(spec).unwrap_or_default();
+        let mut table = HashMap::new();
+        for (path, item) in document["paths"].as_object().into_iter().flatten() {
+            for (method, operation) in item.as_object().into_iter().flatten() {
+                let Ok(method) = Method::from_bytes(method.to_ascii_uppercase().as_bytes()) else {
+                    continue;
+                };
+                let Some(requirements) = operation["security"].as_array() else {
+                    continue;
+                };
+                let scopes: Vec<Scope> = requirements
+                    .iter()
+                    .filter_map(|requirement| requirement["api_key"].as_array())
+                    .flatten()
+                    .filter_map(|scope| scope.as_str().and_then(Scope::parse))
+                    .collect();
+                let public = requirements
+                    .iter()
+                    .any(|requirement| requirement == &serde_json::json!({}));
+                let access = if public {
+                    Access::Public
+                } else {
+                    Access::AnyOf(scopes)
+                };
+                table.insert((method, path.clone()), access);
+            }
+        }
+        Self(table)
+    }
+
+    /// What `Allow` says of a path.
+    fn methods(&self, path: &str) -> Option<HeaderValue> {
+        let mut methods: Vec<_> = self
+            .0
+            .keys()
+            .filter(|(_, listed)| listed == path)
+            .map(|(method, _)| method.as_str())
+            .collect();
+        methods.sort_unstable();
+        HeaderValue::from_str(&methods.join(", ")).ok()
+    }
+
+    pub fn get(&self, method: &Method, path: &str) -> Option<&Access> {
+        let method = if method == Method::HEAD {
+            &Method::GET
+        } else {
+            method
+        };
+        self.0.get(&(method.clone(), path.to_owned()))
+    }
+}
+
+/// How long a key's `last_used_at` may lag behind.
+const TOUCH_EVERY: TimeDelta = TimeDelta::minutes(1);
+
+pub async fn authorize(
+    State((state, access)): State<(AppState, Arc<AccessTable>)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned())
+        .unwrap_or_default();
+    let wanted = match access.get(request.method(), &path) {
+        Some(Access::Public) => return next.run(request).await,
+        Some(Access::AnyOf(scopes)) => scopes.clone(),
+        // A method which the document does not list is refused, whoever asks.
+        None => return Problem::method_not_allowed(access.methods(&path)).into_response(),
+    };
+    let caller = match authenticate(&state, request.headers().get(AUTHORIZATION).cloned()).await {
+        Ok(caller) => caller,
+        Err(problem) => return problem.into_response(),
+    };
+    let name = CallerName(caller.principal.key_prefix.clone());
+    let mut response = match state.rates.take(&caller.principal, (state.clock)()) {
+        Err(limit) => limit.problem().into_response(),
+        Ok(limit) => {
+            let mut response = if wanted.iter().any(|scope| caller.principal.may(*scope)) {
+                request.extensions_mut().insert(caller);
+                next.run(request).await
+            } else {
+                let names: Vec<_> = wanted.iter().map(|scope| scope.as_str()).collect();
+                let detail = format!(
+                    "this needs the scope {}: use a key which has it",
+                    names.join(" or ")
+                );
+                Problem::new(&FORBIDDEN, detail).into_response()
+            };
+            if let Some(limit) = limit {
+                limit.describe(response.headers_mut());
+            }
+            response
+        }
+    };
+    response.extensions_mut().insert(name);
+    response
+}
+
+async fn authenticate(state: &AppState, header: Option<HeaderValue>) -> Result<Caller, Problem> {
+    let header = header
+        .ok_or_else(|| Problem::unauthenticated("send an API key as Authorization: Bearer vla_live_…"))?;
+    let (scheme, key) = header
+        .to_str()
+        .ok()
+        .and_then(|value| value.split_once(' '))
+        .unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Problem::unauthenticated(
+            "send the API key as Authorization: Bearer vla_live_…",
+        ));
+    }
+    let key = ApiKey::parse(key.trim()).map_err(|fault| {
+        Problem::unauthenticated(match fault {
+            KeyFault::Mistyped => "the API key's checksum is wrong: it was mistyped or cut, copy it again",
+            KeyFault::NotAKey => "an API key begins with vla_live_ or vla_test_ and has no spaces",
+        })
+    })?;
+    let now = (state.clock)();
+    // The key is looked up by its hash: comparing takes equally long whatever the key, as the hash cannot be aimed at.
+    let principal = state
+        .store
+        .principal(&key.hash(), now)
+        .await?
+        .ok_or_else(|| Problem::unauthenticated("the API key is unknown, expired or revoked"))?;
+    if principal
+        .last_used_at
+        .is_none_or(|last| last + TOUCH_EVERY <= now)
+    {
+        let (store, key_id) = (state.store.clone(), principal.key_id);
+        tokio::spawn(async move {
+            if let Err(error) = store.touch_key(key_id, now).await {
+                tracing::debug!(%error, "could not note that a key was used");
+            }
+        });
+    }
+    Ok(Caller { principal, key })
+}

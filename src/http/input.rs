@@ -1,0 +1,322 @@
+//! Reading what clients send: every fault is collected, unknown fields and parameters are faults too.
+
+use std::net::IpAddr;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use ipnetwork::IpNetwork;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::error::{Error, Fault};
+
+/// A rule that a value breaks: its code, and what to do.
+pub type Broken = (&'static str, String);
+
+/// The fields of a JSON object. What is taken is read; what is left at the end is unknown, and so a fault.
+#[derive(Debug)]
+pub struct Fields {
+    object: Map<String, Value>,
+    path: String,
+    faults: Vec<Fault>,
+}
+
+impl Fields {
+    pub fn new(value: Value) -> Result<Self, Error> {
+        Self::at(value, String::new()).map_err(|fault| Error::InvalidBody(vec![fault]))
+    }
+
+    /// An object within the body, at a JSON pointer.
+    pub fn at(value: Value, path: String) -> Result<Self, Fault> {
+        match value {
+            Value::Object(object) => Ok(Self {
+                object,
+                path,
+                faults: Vec::new(),
+            }),
+            _ => Err(Fault::body(path, "not_an_object", "a JSON object is wanted")),
+        }
+    }
+
+    /// A field that may be absent or null.
+    pub fn optional<T>(&mut self, name: &str, read: impl FnOnce(Value) -> Result<T, Broken>) -> Option<T> {
+        match self.object.remove(name) {
+            None | Some(Value::Null) => None,
+            Some(value) => self.keep(name, read(value)),
+        }
+    }
+
+    /// A field where null says something else than absence: `Some(None)` for null.
+    pub fn nullable<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(Value) -> Result<T, Broken>,
+    ) -> Option<Option<T>> {
+        match self.object.remove(name) {
+            None => None,
+            Some(Value::Null) => Some(None),
+            Some(value) => self.keep(name, read(value)).map(Some),
+        }
+    }
+
+    /// A field that may be absent, but not null.
+    pub fn present<T>(&mut self, name: &str, read: impl FnOnce(Value) -> Result<T, Broken>) -> Option<T> {
+        let value = self.object.remove(name)?;
+        self.keep(name, read(value))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.object.is_empty()
+    }
+
+    /// A fault of the object as a whole.
+    pub fn fault_at_root(&mut self, code: &'static str, detail: impl Into<String>) {
+        self.faults.push(Fault::body(self.path.clone(), code, detail));
+    }
+
+    /// A field that may be absent, but not null, and has a default.
+    pub fn defaulted<T>(
+        &mut self,
+        name: &str,
+        default: T,
+        read: impl FnOnce(Value) -> Result<T, Broken>,
+    ) -> T {
+        match self.object.remove(name) {
+            None => default,
+            Some(value) => self.keep(name, read(value)).unwrap_or(default),
+        }
+    }
+
+    pub fn required<T>(&mut self, name: &str, read: impl FnOnce(Value) -> Result<T, Broken>) -> Option<T> {
+        if let Some(value) = self.object.remove(name) {
+            return self.keep(name, read(value));
+        }
+        self.faults.push(Fault::body(
+            self.pointer(name),
+            "required",
+            format!("{name} is required"),
+        ));
+        None
+    }
+
+    pub fn fault(&mut self, name: &str, code: &'static str, detail: impl Into<String>) {
+        self.faults.push(Fault::body(self.pointer(name), code, detail));
+    }
+
+    pub fn add(&mut self, faults: Vec<Fault>) {
+        self.faults.extend(faults);
+    }
+
+    /// All that was wrong, the fields included which nobody asked for.
+    pub fn finish(mut self) -> Vec<Fault> {
+        for name in self.object.keys() {
+            let detail = format!("there is no field {name:?}: check its spelling");
+            self.faults
+                .push(Fault::body(self.pointer(name), "unknown_field", detail));
+        }
+        self.faults
+    }
+
+    fn pointer(&self, name: &str) -> String {
+        format!("{}/{}", self.path, name.replace('~', "~0").replace('/', "~1"))
+    }
+
+    fn keep<T>(&mut self, name: &str, read: Result<T, Broken>) -> Option<T> {
+        read.map_err(|(code, detail)| self.fault(name, code, detail)).ok()
+    }
+}
+
+/// The parameters of a query. What is taken is read; what is left at the end is unknown, and so a fault.
+#[derive(Debug)]
+pub struct Params {
+    pairs: Vec<(String, String)>,
+    faults: Vec<Fault>,
+}
+
+impl Params {
+    pub fn parse(query: &str) -> Self {
+        let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        let mut faults = Vec::new();
+        for (index, (name, _)) in pairs.iter().enumerate() {
+            let first = pairs.iter().position(|(other, _)| other == name) == Some(index);
+            if !first {
+                faults.push(Fault::parameter(
+                    name,
+                    "repeated",
+                    format!("{name} is given more than once"),
+                ));
+            }
+        }
+        Self { pairs, faults }
+    }
+
+    pub fn take<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, Broken>) -> Option<T> {
+        let position = self.pairs.iter().position(|(other, _)| other == name)?;
+        let (_, value) = self.pairs.remove(position);
+        match read(&value) {
+            Ok(value) => Some(value),
+            Err((code, detail)) => {
+                self.fault(name, code, detail);
+                None
+            }
+        }
+    }
+
+    pub fn fault(&mut self, name: &str, code: &'static str, detail: impl Into<String>) {
+        self.faults.push(Fault::parameter(name, code, detail));
+    }
+
+    pub fn finish(mut self) -> Result<(), Error> {
+        for (name, _) in &self.pairs {
+            if !self
+                .faults
+                .iter()
+                .any(|fault| fault.parameter.as_deref() == Some(name))
+            {
+                let detail = format!("there is no parameter {name:?}: check its spelling");
+                self.faults
+                    .push(Fault::parameter(name, "unknown_parameter", detail));
+            }
+        }
+        if self.faults.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::InvalidParameters(self.faults))
+        }
+    }
+}
+
+/// A reader of JSON strings from a reader of text.
+pub fn string<T>(read: impl FnOnce(&str) -> Result<T, Broken>) -> impl FnOnce(Value) -> Result<T, Broken> {
+    |value| match value {
+        Value::String(text) => read(&text),
+        _ => Err(("not_a_string", "a string is wanted".to_owned())),
+    }
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "readers take the value which a field gives up"
+)]
+pub fn boolean(value: Value) -> Result<bool, Broken> {
+    match value {
+        Value::Bool(value) => Ok(value),
+        _ => Err(("not_a_boolean", "true or false is wanted".to_owned())),
+    }
+}
+
+/// A number without a fraction: to JSON Schema, and so to clients made from the document, `3.0` is one too.
+pub fn integer(min: i64, max: i64) -> impl Fn(Value) -> Result<i64, Broken> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "53 bits hold every limit that is asked for exactly"
+    )]
+    let whole =
+        |number: f64| (number.fract() == 0.0 && number.abs() < 2_f64.powi(53)).then_some(number as i64);
+    move |value| {
+        let broken = |code| (code, format!("a whole number from {min} to {max} is wanted"));
+        match value.as_i64().or_else(|| value.as_f64().and_then(whole)) {
+            Some(number) if (min..=max).contains(&number) => Ok(number),
+            Some(_) => Err(broken("out_of_range")),
+            None => Err(broken("not_an_integer")),
+        }
+    }
+}
+
+/// Text of up to `max` characters, without NUL, which PostgreSQL cannot keep.
+pub fn text(max: usize) -> impl Fn(&str) -> Result<String, Broken> {
+    move |text| {
+        if text.contains('\0') {
+            Err((
+                "nul_character",
+                "the text must not hold a NUL character".to_owned(),
+            ))
+        } else if text.chars().count() > max {
+            Err(("too_long", format!("at most {max} characters are wanted")))
+        } else {
+            Ok(text.to_owned())
+        }
+    }
+}
+
+/// Text with something in it.
+pub fn nonempty(max: usize) -> impl Fn(&str) -> Result<String, Broken> {
+    move |given| {
+        if given.trim().is_empty() {
+            Err(("empty", "it must not be empty".to_owned()))
+        } else {
+            text(max)(given)
+        }
+    }
+}
+
+/// One of a few words.
+pub fn choice<T: Copy>(all: &'static [T], name: fn(T) -> &'static str) -> impl Fn(&str) -> Result<T, Broken> {
+    move |text| {
+        all.iter()
+            .copied()
+            .find(|value| name(*value) == text)
+            .ok_or_else(|| {
+                let names: Vec<_> = all.iter().map(|value| format!("\"{}\"", name(*value))).collect();
+                ("unknown_value", format!("one of {} is wanted", names.join(", ")))
+            })
+    }
+}
+
+pub fn uuid(text: &str) -> Result<Uuid, Broken> {
+    // Only the form with hyphens: each customer has one spelling.
+    match Uuid::try_parse(text) {
+        Ok(id) if text.len() == 36 => Ok(id),
+        _ => Err((
+            "not_a_uuid",
+            "a UUID such as 123e4567-e89b-12d3-a456-426614174000 is wanted".to_owned(),
+        )),
+    }
+}
+
+/// RFC 3339, microseconds kept.
+pub fn time(text: &str) -> Result<DateTime<Utc>, Broken> {
+    let time = DateTime::parse_from_rfc3339(text).map_err(|_| {
+        (
+            "not_a_time",
+            "a time such as 2026-01-31T12:00:00Z is wanted (RFC 3339)".to_owned(),
+        )
+    })?;
+    // PostgreSQL reaches further back, but a year below 1 has no place in RFC 3339.
+    if time.to_utc().timestamp() < -62_135_596_800 {
+        return Err(("not_a_time", "a time after the year 0 is wanted".to_owned()));
+    }
+    Ok(time.to_utc().trunc_subsecs(6))
+}
+
+pub fn flag(text: &str) -> Result<bool, Broken> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(("not_a_boolean", "true or false is wanted".to_owned())),
+    }
+}
+
+pub fn number(min: i64, max: i64) -> impl Fn(&str) -> Result<i64, Broken> {
+    move |text| match text.parse() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err((
+            "out_of_range",
+            format!("a whole number from {min} to {max} is wanted"),
+        )),
+    }
+}
+
+/// An address or a network in CIDR notation.
+pub fn network(text: &str) -> Result<IpNetwork, Broken> {
+    let wanted = || {
+        (
+            "not_an_address",
+            "an address or a network such as 203.0.113.0/24 is wanted".to_owned(),
+        )
+    };
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNetwork::from(address));
+    }
+    let network: IpNetwork = text.parse().map_err(|_| wanted())?;
+    IpNetwork::new(network.network(), network.prefix()).map_err(|_| wanted())
+}

@@ -1,0 +1,178 @@
+//! One look at each request: its id, its log line, its metrics, its trace.
+//!
+//! Nothing here reads a path, a query, a header's value (but the request id and the trace) or a body: they hold
+//! personal data. A request is known by its route's template.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use opentelemetry::propagation::Extractor;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use uuid::Uuid;
+
+use crate::telemetry::{self, ActiveRequest};
+
+const REQUEST_ID: &str = "x-request-id";
+const LONGEST_ID: usize = 128;
+
+/// What this request is called, in the answer, the log and the audit entry. A request extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(pub String);
+
+/// The shown part of the key that called (`vla_live_a1b2`). An extension of the answer.
+#[derive(Clone, Debug)]
+pub struct CallerName(pub String);
+
+/// Why an answer is a 5xx: for the log alone, never for the client. An extension of the answer.
+#[derive(Clone, Debug)]
+pub struct Cause(pub String);
+
+/// Middleware, the outermost, around the one that catches panics too: `middleware::from_fn(observe)` as a
+/// `Router::layer`, which already knows the matched route.
+pub async fn observe(mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut line = Line {
+        started: Instant::now(),
+        method: request.method().clone(),
+        route,
+        id: id.0.clone(),
+        answered: false,
+        _active: ActiveRequest::new(request.method()),
+    };
+    let span = line.span(request.headers());
+    let header = HeaderValue::from_str(&id.0).expect("a request id is made of visible ASCII alone");
+    request.extensions_mut().insert(id);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    line.answered(&response, &span);
+    response.headers_mut().insert(REQUEST_ID, header);
+    response
+}
+
+impl RequestId {
+    /// The client's own, if it is sane; else a new one.
+    fn of(headers: &HeaderMap) -> Self {
+        let sane = |id: &&str| {
+            (1..=LONGEST_ID).contains(&id.len())
+                && id
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
+        };
+        let theirs = headers
+            .get(REQUEST_ID)
+            .and_then(|value| value.to_str().ok())
+            .filter(sane);
+        Self(theirs.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned))
+    }
+}
+
+/// The log line of one request. A request whose client hangs up is dropped where it stands, and says so by itself.
+struct Line {
+    started: Instant,
+    method: Method,
+    route: Option<MatchedPath>,
+    id: String,
+    answered: bool,
+    _active: ActiveRequest,
+}
+
+impl Line {
+    fn route(&self) -> &str {
+        self.route.as_ref().map_or("unmatched", MatchedPath::as_str)
+    }
+
+    fn span(&self, headers: &HeaderMap) -> Span {
+        let span = tracing::info_span!(
+            "request",
+            otel.name = %format_args!("{} {}", self.method, self.route()),
+            otel.kind = "server",
+            otel.status_code = Empty,
+            http.request.method = self.method.as_str(),
+            http.route = self.route(),
+            http.response.status_code = Empty,
+            request_id = self.id.as_str(),
+        );
+        if !span.is_disabled() {
+            let caller = opentelemetry::global::get_text_map_propagator(|w3c| w3c.extract(&Carrier(headers)));
+            // Fails only where no traces are sent.
+            let _ = span.set_parent(caller);
+        }
+        span
+    }
+
+    fn answered(&mut self, response: &Response, span: &Span) {
+        self.answered = true;
+        let took = self.started.elapsed();
+        let (status, extensions) = (response.status(), response.extensions());
+        let (method, route, request_id) = (self.method.as_str(), self.route(), self.id.as_str());
+        let duration_ms = milliseconds(took);
+        let key = extensions.get::<CallerName>().map(|name| name.0.as_str());
+        let cause = extensions.get::<Cause>().map(|cause| cause.0.as_str());
+        telemetry::request_answered(&self.method, route, status, took);
+        span.record("http.response.status_code", status.as_u16());
+        let status_code = status.as_u16();
+        if status.is_server_error() {
+            span.record("otel.status_code", "ERROR");
+            tracing::error!(
+                method,
+                route,
+                status = status_code,
+                duration_ms,
+                request_id,
+                key,
+                cause,
+                "request"
+            );
+        } else {
+            tracing::info!(
+                method,
+                route,
+                status = status_code,
+                duration_ms,
+                request_id,
+                key,
+                "request"
+            );
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.answered || std::thread::panicking() {
+            return;
+        }
+        let (method, route, request_id) = (self.method.as_str(), self.route(), self.id.as_str());
+        let duration_ms = milliseconds(self.started.elapsed());
+        tracing::info!(
+            method,
+            route,
+            duration_ms,
+            request_id,
+            "request given up by its client"
+        );
+    }
+}
+
+/// To the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Where the caller's `traceparent` is read from.
+struct Carrier<'a>(&'a HeaderMap);
+
+impl Extractor for Carrier<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}

@@ -1,0 +1,239 @@
+//! Every refusal as a problem document (RFC 9457): this file alone turns errors into status codes.
+
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::limits::retry_after;
+use super::observe::Cause;
+use crate::error::{Error, Fault};
+
+/// One kind of problem; `docs/problems.md` has a section for each.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub slug: &'static str,
+    pub status: StatusCode,
+    pub title: &'static str,
+}
+
+macro_rules! kinds {
+    ($($name:ident = $slug:literal, $status:ident, $title:literal;)*) => {
+        $(pub const $name: Kind = Kind { slug: $slug, status: StatusCode::$status, title: $title };)*
+        /// All kinds, by status.
+        pub const KINDS: &[Kind] = &[$($name),*];
+    };
+}
+
+kinds! {
+    MALFORMED_JSON = "malformed-json", BAD_REQUEST, "The body is not JSON";
+    INVALID_PARAMETER = "invalid-parameter", BAD_REQUEST, "A parameter is invalid";
+    UNAUTHENTICATED = "unauthenticated", UNAUTHORIZED, "A valid API key is needed";
+    FORBIDDEN = "forbidden", FORBIDDEN, "This API key may not do that";
+    NOT_FOUND = "not-found", NOT_FOUND, "There is nothing at this path";
+    UNKNOWN_CUSTOMER = "unknown-customer", NOT_FOUND, "There is no such customer";
+    UNKNOWN_AUDIT_ENTRY = "unknown-audit-entry", NOT_FOUND, "There is no such audit entry";
+    UNKNOWN_API_KEY = "unknown-api-key", NOT_FOUND, "There is no such API key";
+    METHOD_NOT_ALLOWED = "method-not-allowed", METHOD_NOT_ALLOWED, "This path does not have that method";
+    REQUEST_TIMEOUT = "request-timeout", REQUEST_TIMEOUT, "The body came too slowly";
+    CONFLICT = "conflict", CONFLICT, "It exists already, or is not in the state for this";
+    IDEMPOTENCY_IN_PROGRESS = "idempotency-in-progress", CONFLICT, "The first request is still in progress";
+    VERSION_MOVED = "version-moved", PRECONDITION_FAILED, "The consent is at another version";
+    BODY_TOO_LARGE = "body-too-large", PAYLOAD_TOO_LARGE, "The body is too large";
+    URI_TOO_LONG = "uri-too-long", URI_TOO_LONG, "The address is too long";
+    UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON";
+    INVALID_BODY = "invalid-body", UNPROCESSABLE_ENTITY, "The body is invalid";
+    IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The Idempotency-Key belongs to another request";
+    RATE_LIMITED = "rate-limited", TOO_MANY_REQUESTS, "Too many requests with this API key";
+    HEADERS_TOO_LARGE = "headers-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large";
+    INTERNAL = "internal", INTERNAL_SERVER_ERROR, "Something went wrong on our side";
+    UNAVAILABLE = "unavailable", SERVICE_UNAVAILABLE, "The service cannot answer right now";
+    OVERLOADED = "overloaded", SERVICE_UNAVAILABLE, "The service has too much to do right now";
+}
+
+/// A refusal, before the request id is known.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    kind: &'static Kind,
+    detail: String,
+    faults: Vec<Fault>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    cause: Option<String>,
+}
+
+/// What a client reads.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemDocument<'a> {
+    /// The kind of problem: a page which this service serves.
+    #[serde(rename = "type")]
+    #[schema(format = "uri-reference", example = "/problems/unknown-customer")]
+    kind: String,
+    /// The kind of problem, in words.
+    #[schema(example = "There is no such customer")]
+    title: &'a str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599, example = 404)]
+    status: u16,
+    /// What was wrong with this request, and what to do.
+    detail: &'a str,
+    /// The request id, as in `X-Request-Id` and in the service's log.
+    #[schema(example = "01890a5d-ac96-774b-bcce-b302099a8057")]
+    instance: &'a str,
+    /// For invalid input: all that is wrong with it.
+    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
+    #[schema(required = false)]
+    errors: &'a [Fault],
+}
+
+impl Problem {
+    pub fn new(kind: &'static Kind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+            faults: Vec::new(),
+            headers: Vec::new(),
+            cause: None,
+        }
+    }
+
+    pub fn faults(kind: &'static Kind, faults: Vec<Fault>) -> Self {
+        let detail = match faults.as_slice() {
+            [only] => only.detail.clone(),
+            several => format!("{} things are wrong: see errors", several.len()),
+        };
+        Self {
+            faults,
+            ..Self::new(kind, detail)
+        }
+    }
+
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
+        if let Ok(value) = value.try_into() {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    pub fn unauthenticated(detail: &'static str) -> Self {
+        Self::new(&UNAUTHENTICATED, detail).with_header(WWW_AUTHENTICATE, "Bearer")
+    }
+
+    pub fn overloaded() -> Self {
+        Self::new(&OVERLOADED, "try again after the time that Retry-After gives").with_retry_after()
+    }
+
+    /// The request line or the headers are larger than is read.
+    pub fn oversize(status: StatusCode) -> Self {
+        if status == StatusCode::URI_TOO_LONG {
+            Self::new(&URI_TOO_LONG, "an address may have 8 KiB")
+        } else {
+            Self::new(&HEADERS_TOO_LARGE, "the headers may have 16 KiB in all")
+        }
+    }
+
+    pub fn method_not_allowed(allow: Option<HeaderValue>) -> Self {
+        let problem = Self::new(&METHOD_NOT_ALLOWED, "use one of the methods that Allow gives");
+        match allow {
+            Some(allow) => problem.with_header(ALLOW, allow),
+            None => problem,
+        }
+    }
+
+    fn with_retry_after(self) -> Self {
+        self.with_header(RETRY_AFTER, retry_after())
+    }
+
+    /// The whole answer, once the request id is known.
+    pub fn render(&self, request_id: &str) -> Response {
+        let document = ProblemDocument {
+            kind: format!("/problems/{}", self.kind.slug),
+            title: self.kind.title,
+            status: self.kind.status.as_u16(),
+            detail: &self.detail,
+            instance: request_id,
+            errors: &self.faults,
+        };
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = (self.kind.status, body).into_response();
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        for (name, value) in &self.headers {
+            response.headers_mut().insert(name, value.clone());
+        }
+        if let Some(cause) = &self.cause {
+            response.extensions_mut().insert(Cause(cause.clone()));
+        }
+        response
+    }
+}
+
+/// The problem rides as an extension to `http::finish`, which knows the request id and writes the body.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.kind.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            Error::InvalidBody(faults) => Self::faults(&INVALID_BODY, faults),
+            Error::InvalidParameters(faults) => Self::faults(&INVALID_PARAMETER, faults),
+            Error::Unauthenticated(detail) => Self::unauthenticated(detail),
+            Error::Forbidden(_) => Self::new(&FORBIDDEN, detail),
+            Error::UnknownCustomer => {
+                Self::new(&UNKNOWN_CUSTOMER, "check the customer_id, or create the customer first")
+            }
+            Error::UnknownAuditEntry => Self::new(&UNKNOWN_AUDIT_ENTRY, "check the audit_id"),
+            Error::UnknownApiKey => Self::new(&UNKNOWN_API_KEY, "check the key_id"),
+            Error::VersionMoved { current } => Self::new(
+                &VERSION_MOVED,
+                format!("the consent is at version {current}: read it again, and decide on what stands now"),
+            )
+            .with_header(axum::http::header::ETAG, format!("\"{current}\"")),
+            Error::Conflict(_) => Self::new(&CONFLICT, detail),
+            Error::IdempotencyKeyReused => Self::new(
+                &IDEMPOTENCY_KEY_REUSED,
+                "this Idempotency-Key was used with another request: use a new one for a new request",
+            ),
+            Error::IdempotencyInProgress => Self::new(
+                &IDEMPOTENCY_IN_PROGRESS,
+                "the first request with this Idempotency-Key is still in progress: try again in a moment",
+            )
+            .with_header(RETRY_AFTER, 1_u16),
+            Error::Unavailable(cause) => Self {
+                cause: Some(cause),
+                ..Self::new(
+                    &UNAVAILABLE,
+                    "the database does not answer: nothing was changed unless a retry says so; try again after the \
+                     time that Retry-After gives",
+                )
+                .with_retry_after()
+            },
+            Error::Internal(cause) => Self {
+                cause: Some(cause),
+                ..Self::new(&INTERNAL, "it is in the service's log under this request id")
+            },
+        }
+    }
+}
+
+/// The section of `docs/problems.md` which tells of a kind.
+pub fn documentation(slug: &str) -> Option<&'static str> {
+    include_str!("../../docs/problems.md")
+        .split("\n## ")
+        .skip(1)
+        .find_map(|section| {
+            section
+                .split_once('\n')
+                .filter(|(name, _)| name.trim() == slug)
+                .map(|(_, text)| text.trim())
+        })
+}

@@ -1,0 +1,209 @@
+//! The table of contents of the API, and what every request goes through.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use chrono::{DateTime, Utc};
+use ipnetwork::IpNetwork;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::api::{audit, consent, customers, keys, permissions, service};
+use super::auth::{AccessTable, authorize};
+use super::cursor::Cursors;
+use super::limits::Gate;
+use super::observe::{RequestId, observe};
+use super::problem::{NOT_FOUND, Problem};
+use super::rates::Rates;
+use super::{server, spec};
+use crate::error::Error;
+use crate::store::Store;
+
+/// Renders the metrics.
+pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct AppState {
+    pub store: Store,
+    /// The only clock.
+    pub clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+    pub cursors: Cursors,
+    pub trusted_proxies: Arc<[IpNetwork]>,
+    /// Whether requests should be sent here.
+    pub ready: Arc<AtomicBool>,
+    /// Renders the metrics; `None` where another listener does.
+    pub metrics: Option<Metrics>,
+    pub gate: Arc<Gate>,
+    pub rates: Arc<Rates>,
+}
+
+impl std::fmt::Debug for AppState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AppState")
+    }
+}
+
+/// How long a handler may take.
+const HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Every operation that the OpenAPI document lists.
+pub fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(spec::Spec::openapi())
+        .routes(routes!(
+            consent::get_consent,
+            consent::put_consent,
+            consent::withdraw_consent
+        ))
+        .routes(routes!(consent::list_consents))
+        .routes(routes!(permissions::get_permissions))
+        .routes(routes!(permissions::check_permissions))
+        .routes(routes!(audit::list_customer_audit))
+        .routes(routes!(audit::list_audit))
+        .routes(routes!(audit::get_audit_entry))
+        .routes(routes!(customers::list_customers, customers::create_customer))
+        .routes(routes!(customers::get_customer, customers::change_customer))
+        .routes(routes!(keys::list_api_keys, keys::create_api_key))
+        .routes(routes!(keys::revoke_api_key))
+        .routes(routes!(keys::rotate_api_key))
+        .routes(routes!(service::livez))
+        .routes(routes!(service::readyz))
+        .routes(routes!(service::metrics))
+        .routes(routes!(service::get_openapi))
+        .routes(routes!(service::get_problem))
+}
+
+/// The whole service.
+pub fn router(state: AppState) -> Router {
+    let (api, document) = routes().split_for_parts();
+    let access = Arc::new(AccessTable::from_spec(&document));
+    let guard = from_fn_with_state((state.clone(), access), authorize);
+    let docs: Router<AppState> = SwaggerUi::new("/docs")
+        .config(
+            Config::from("/openapi.json")
+                .try_it_out_enabled(true)
+                .persist_authorization(false),
+        )
+        .into();
+    api.method_not_allowed_fallback(|| async { Problem::method_not_allowed(None) })
+        .route_layer(from_fn_with_state(state.clone(), within_limits))
+        .route_layer(guard)
+        .merge(docs.layer(from_fn(docs_policy)))
+        .fallback(|| async { Problem::new(&NOT_FOUND, "check the address: /docs lists what there is") })
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(finish))
+        .layer(from_fn(observe))
+        .with_state(state)
+}
+
+/// The metrics alone.
+pub fn metrics_router(metrics: Metrics) -> Router {
+    Router::new().route("/metrics", get(async move || service::exposition(&metrics)))
+}
+
+/// A bug in a handler costs one answer, not the connection.
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands it over")]
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let cause = panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_default();
+    Problem::from(Error::Internal(format!("panic: {cause}"))).into_response()
+}
+
+/// Bounded concurrency and time. Health and metrics are not held back: they tell of the overload.
+async fn within_limits(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    if !request.uri().path().starts_with("/v1/") {
+        return next.run(request).await;
+    }
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let place = if reads {
+        state.gate.read().await
+    } else {
+        state.gate.write().await
+    };
+    let Some(_place) = place else {
+        return Problem::overloaded().into_response();
+    };
+    match tokio::time::timeout(HANDLER_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::from(Error::Unavailable("the handler took too long".to_owned())).into_response(),
+    }
+}
+
+/// Refuses oversized requests, writes problems' bodies, adds the headers that every answer has.
+async fn finish(request: Request, next: Next) -> Response {
+    let request_id = request
+        .extensions()
+        .get::<RequestId>()
+        .map(|RequestId(id)| id.clone())
+        .unwrap_or_default();
+    let (parts, body) = request.into_parts();
+    let mut response = match server::oversize(&parts) {
+        Some(status) => Problem::oversize(status).into_response(),
+        None => next.run(Request::from_parts(parts, body)).await,
+    };
+    // What the router refuses by itself has no problem yet.
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        let allow = response.headers().get(ALLOW).cloned();
+        let rendered = Problem::method_not_allowed(allow);
+        response.extensions_mut().insert(rendered);
+    }
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let rendered = problem.render(&request_id);
+        let (mut parts, body) = rendered.into_parts();
+        let (old, _) = response.into_parts();
+        for (name, value) in &old.headers {
+            if !parts.headers.contains_key(name) && name != axum::http::header::CONTENT_LENGTH {
+                parts.headers.append(name, value.clone());
+            }
+        }
+        parts.extensions.extend(old.extensions);
+        response = Response::from_parts(parts, body);
+    }
+    let headers = response.headers_mut();
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    headers
+        .entry(CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(
+        STRICT_TRANSPORT_SECURITY,
+        HeaderValue::from_static("max-age=31536000"),
+    );
+    response
+}
+
+/// The reference's pages load only what the service itself serves; Swagger UI carries its icons as data.
+async fn docs_policy(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+             connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+        ),
+    );
+    response
+}
