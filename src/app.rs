@@ -1,10 +1,28 @@
 //! Opens the database, makes the clock, serves and stops.
 
-use sqlx::postgres::PgConnectOptions;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::config::DatabaseConfig;
-use crate::error::StartError;
+use chrono::{DateTime, SubsecRound as _, Utc};
+use sqlx::postgres::PgConnectOptions;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{DatabaseConfig, ServeArgs, ServeConfig};
+use crate::domain::ApiKey;
+use crate::error::{Error, StartError};
+use crate::http::limits::Gate;
+use crate::http::{self, AppState, Cursors, Rates};
+use crate::ops;
 use crate::postgres::{Cluster, Settings};
+use crate::store::{Store, migrations};
+use crate::telemetry::{self, Telemetry};
 
 /// The database to work on: the operator's own, or the embedded default.
 #[derive(Debug)]
@@ -48,4 +66,282 @@ impl Database {
             cluster.stop().await;
         }
     }
+}
+
+/// The one clock of the program, in microseconds: what PostgreSQL keeps is what was answered.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the clock; everything else takes time as an argument"
+)]
+pub fn clock() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
+}
+
+/// Serves until a signal ends it. A second signal ends it at once.
+pub async fn serve(args: &ServeArgs, telemetry: &Telemetry) -> Result<(), StartError> {
+    // Before the database: a port that is taken is told at once.
+    let listener = bind(args.serve.listen).await?;
+    let database = Database::open(&args.database).await?;
+    let served = serve_on(args, &database, listener, telemetry).await;
+    database.close().await;
+    served
+}
+
+async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "another program has it: stop that one, or choose another with --listen"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need a right of their own: choose another with --listen"
+            }
+            _ => "choose another with --listen",
+        };
+        StartError::new(format!("cannot listen on {address} ({error}): {advice}"))
+    })
+}
+
+async fn serve_on(
+    args: &ServeArgs,
+    database: &Database,
+    listener: TcpListener,
+    telemetry: &Telemetry,
+) -> Result<(), StartError> {
+    let config = &args.serve;
+    if config.migrate && !config.no_migrate {
+        for applied in migrations::up(&database.owner, None).await? {
+            tracing::info!(migration = applied.file, "applied");
+        }
+    } else {
+        migrations::check(&database.service).await?;
+    }
+    let store = Store::new(
+        &database.service,
+        config.read_connections,
+        config.write_connections,
+    );
+    let recorder = telemetry.metrics();
+    let render: http::Metrics = Arc::new(move || recorder.render());
+    let state = build(&store, config, &render).await?;
+    let key_file = publish_operator_key(&store, args).await?;
+
+    let stop = CancellationToken::new();
+    let ready = Arc::clone(&state.ready);
+    let address = listener
+        .local_addr()
+        .map_err(|error| StartError::new(error.to_string()))?;
+    let background = [
+        tokio::spawn(sweep(
+            store.clone(),
+            Duration::from_secs(config.sweep_interval),
+            stop.clone(),
+        )),
+        tokio::spawn(maintain(store.clone(), stop.clone())),
+        tokio::spawn(watch(store.clone(), stop.clone())),
+    ];
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let router = http::router(state.clone());
+    let limits = http::server::Limits {
+        max_connections: config.max_connections,
+        ..Default::default()
+    };
+    let metrics = metrics_listener.map(|listener| {
+        let router = http::metrics_router(render);
+        tokio::spawn(http::server::serve(
+            listener,
+            router,
+            limits,
+            stop.clone(),
+            Duration::ZERO,
+        ))
+    });
+    tokio::spawn(stop_on_signal(
+        Arc::clone(&ready),
+        config.shutdown_delay,
+        stop.clone(),
+    )?);
+
+    ready.store(true, Ordering::Relaxed);
+    tracing::info!(%address, embedded = database.is_embedded(), version = env!("CARGO_PKG_VERSION"), "ready");
+    greet(address, &key_file, database.is_embedded());
+    http::server::serve(listener, router, limits, stop.clone(), config.shutdown_timeout).await;
+
+    stop.cancel();
+    for task in background.into_iter().chain(metrics) {
+        // A task that panicked has said so in the log.
+        let _ = task.await;
+    }
+    store.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn build(store: &Store, config: &ServeConfig, render: &http::Metrics) -> Result<AppState, StartError> {
+    let secret = store
+        .service_secret("cursor")
+        .await
+        .map_err(|error| StartError::new(format!("cannot read the database: {error}")))?;
+    Ok(AppState {
+        store: store.clone(),
+        clock: Arc::new(clock),
+        cursors: Cursors::new(secret),
+        trusted_proxies: config.trusted_proxies.clone().into(),
+        ready: Arc::new(AtomicBool::new(false)),
+        metrics: config.metrics_listen.is_none().then(|| Arc::clone(render)),
+        gate: Arc::new(Gate::new(config.max_concurrency, config.max_concurrency)),
+        rates: Arc::new(Rates::default()),
+    })
+}
+
+/// Where the operator's key is kept, and whether it was made just now.
+struct KeyFile {
+    path: PathBuf,
+    made: bool,
+}
+
+/// On an empty database, makes the operator's key: without one nobody could call.
+async fn publish_operator_key(store: &Store, args: &ServeArgs) -> Result<KeyFile, StartError> {
+    let data_dir = args.database.data_dir()?;
+    let path = data_dir.join("operator.key");
+    let publish = |key: &ApiKey| {
+        write_key(&data_dir, &path, key).map_err(|error| {
+            Error::Internal(format!(
+                "cannot write {}: {error}; say where with --data-dir DIR",
+                path.display()
+            ))
+        })
+    };
+    let made = ops::keys::create_operator_key(store, args.serve.new_operator_key, clock(), publish)
+        .await
+        .map_err(|error| StartError::new(format!("cannot make the operator's key: {error}")))?;
+    Ok(KeyFile { path, made })
+}
+
+fn write_key(data_dir: &Path, path: &Path, key: &ApiKey) -> std::io::Result<()> {
+    std::fs::create_dir_all(data_dir)?;
+    let mut draft = path.to_owned();
+    draft.set_extension("key.new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
+    writeln!(file, "{}", key.reveal())?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)
+}
+
+/// What a newcomer needs to see: where the service is, where the key is, and a first call.
+fn greet(address: std::net::SocketAddr, key: &KeyFile, embedded: bool) {
+    let mut out = std::io::stdout().lock();
+    let key_file = key.path.display();
+    let kept = if key.made {
+        "was made and is kept in"
+    } else {
+        "is kept in"
+    };
+    let database = if embedded {
+        "its own private PostgreSQL"
+    } else {
+        "the database you gave"
+    };
+    // Nobody may be reading: that is no reason not to serve.
+    let _ = writeln!(
+        out,
+        "\nconsentd serves on http://{address}, on {database}. The reference is at http://{address}/docs\n\
+         The operator's API key {kept} {key_file}\n"
+    );
+    if key.made {
+        let _ = writeln!(
+            out,
+            "Try it:\n\n\
+             KEY=$(cat {key_file}); ID=123e4567-e89b-12d3-a456-426614174000; URL=http://{address}/v1\n\
+             curl -s $URL/customers -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' \
+             -d '{{\"customer_id\":\"'$ID'\",\"email\":\"robotics@example.com\",\"tier\":\"pro\"}}'\n\
+             curl -s -X PUT $URL/customers/$ID/consent -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' \
+             -d '{{\"consent_tier\":\"analytics\",\"can_store_embeddings\":true}}'\n\
+             curl -s \"$URL/customers/$ID/consent/permissions?check=embeddings\" -H \"Authorization: Bearer $KEY\"\n\
+             curl -s -X DELETE $URL/customers/$ID/consent -H \"Authorization: Bearer $KEY\"\n\
+             curl -s $URL/customers/$ID/consent/audit -H \"Authorization: Bearer $KEY\"\n"
+        );
+    }
+    let _ = out.flush();
+}
+
+/// Not ready at the first signal, then no new connections; the second signal ends the process.
+fn stop_on_signal(
+    ready: Arc<AtomicBool>,
+    delay: Duration,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()>, StartError> {
+    let listen =
+        |kind| signal(kind).map_err(|error| StartError::new(format!("cannot listen for signals: {error}")));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {}, () = stop.cancelled() => return }
+        tracing::info!("stopping");
+        ready.store(false, Ordering::Relaxed);
+        tokio::time::sleep(delay).await;
+        stop.cancel();
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::warn!("second signal: ending at once");
+        std::process::exit(130);
+    })
+}
+
+/// Every replica sweeps; the database lets one at a time through.
+async fn sweep(store: Store, interval: Duration, stop: CancellationToken) {
+    while every(interval, &stop).await {
+        match ops::expiry::sweep(&store, clock()).await {
+            Ok(Some(recorded)) => telemetry::swept(clock(), recorded),
+            Ok(None) => {}
+            Err(error) => {
+                telemetry::sweep_failed();
+                tracing::warn!(%error, "the expiry sweep failed; the next one tries again");
+            }
+        }
+    }
+}
+
+/// Once an hour: partitions for the months to come, and answers kept for retries which have had their day.
+async fn maintain(store: Store, stop: CancellationToken) {
+    loop {
+        let now = clock();
+        match store.make_partitions(now.date_naive()).await {
+            Ok(made) if made > 0 => tracing::info!(made, "made partitions of inference_logs"),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "could not make partitions of inference_logs"),
+        }
+        if let Err(error) = ops::idempotency::forget(&store, now).await {
+            tracing::warn!(%error, "could not forget old answers");
+        }
+        if !every(Duration::from_hours(1), &stop).await {
+            return;
+        }
+    }
+}
+
+/// Keeps the metrics of the database current.
+async fn watch(store: Store, stop: CancellationToken) {
+    loop {
+        telemetry::database_up(store.ping().await.is_ok());
+        for (name, pool) in store.pools() {
+            let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+            telemetry::pool_connections(name, idle, pool.size().saturating_sub(idle));
+        }
+        if !every(Duration::from_secs(5), &stop).await {
+            return;
+        }
+    }
+}
+
+/// Waits; false when it is time to stop.
+async fn every(interval: Duration, stop: &CancellationToken) -> bool {
+    tokio::select! { () = tokio::time::sleep(interval) => true, () = stop.cancelled() => false }
 }
