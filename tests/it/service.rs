@@ -1,0 +1,272 @@
+//! The whole service, called by its router, on a database of its own and with a clock that a test sets.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use chrono::{DateTime, TimeDelta, Utc};
+use consentd::http::limits::Gate;
+use consentd::http::{AppState, Cursors, Rates};
+use consentd::ops;
+use consentd::store::Store;
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+use tower::ServiceExt as _;
+use uuid::Uuid;
+
+use crate::cluster::{self, TestDatabase};
+
+pub struct Service {
+    pub router: Router,
+    pub store: Store,
+    owner: PgConnectOptions,
+    /// Dropped with the service.
+    _database: Option<TestDatabase>,
+    pub operator: String,
+    clock: Arc<Mutex<DateTime<Utc>>>,
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().expect("headers are text"))
+    }
+
+    /// The answer must have this status.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text());
+        self
+    }
+
+    /// The answer must be this kind of problem; gives the codes of its faults, each with its place.
+    #[track_caller]
+    pub fn problem(&self, slug: &str) -> Vec<String> {
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{}",
+            self.text()
+        );
+        let problem = self.json();
+        assert_eq!(problem["type"], format!("/problems/{slug}"), "{problem}");
+        assert_eq!(problem["status"], self.status.as_u16());
+        assert_eq!(problem["instance"].as_str(), self.header("x-request-id"));
+        let errors = problem["errors"].as_array().cloned().unwrap_or_default();
+        errors
+            .iter()
+            .map(|fault| {
+                let place = fault["pointer"]
+                    .as_str()
+                    .or(fault["parameter"].as_str())
+                    .expect("a fault has a place");
+                format!("{place} {}", fault["code"].as_str().expect("a fault has a code"))
+            })
+            .collect()
+    }
+}
+
+/// A request that is being put together.
+pub struct Call<'a> {
+    router: Router,
+    key: Option<&'a str>,
+    request: axum::http::request::Builder,
+    body: Body,
+}
+
+impl<'a> Call<'a> {
+    pub fn key(mut self, key: &'a str) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    pub fn no_key(mut self) -> Self {
+        self.key = None;
+        self
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+
+    pub fn json(self, body: &Value) -> Self {
+        self.raw(body.to_string())
+    }
+
+    pub fn raw(mut self, body: impl Into<Body>) -> Self {
+        self.request = self.request.header("content-type", "application/json");
+        self.body = body.into();
+        self
+    }
+
+    pub fn body(mut self, body: impl Into<Body>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub async fn send(self) -> Answer {
+        let mut request = self.request;
+        if let Some(key) = self.key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let request = request.body(self.body).expect("the request is well-formed");
+        let response = self.router.oneshot(request).await.expect("the router answers");
+        let (parts, body) = response.into_parts();
+        let bytes = body
+            .collect()
+            .await
+            .expect("the body arrives")
+            .to_bytes()
+            .to_vec();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            bytes,
+        }
+    }
+}
+
+impl Service {
+    pub async fn start() -> Self {
+        let database = cluster::database().await;
+        let (owner, login) = (database.owner.clone(), database.service.clone());
+        Self {
+            _database: Some(database),
+            ..Self::on(owner, &login).await
+        }
+    }
+
+    /// On a database which somebody else looks after.
+    pub async fn on(owner: PgConnectOptions, login: &PgConnectOptions) -> Self {
+        let start: DateTime<Utc> = "2026-03-01T12:00:00Z".parse().expect("a time");
+        let clock = Arc::new(Mutex::new(start));
+        let store = Store::new(login, 4, 4);
+        let mut operator = None;
+        ops::keys::create_operator_key(&store, false, start, |key| {
+            operator = Some(key.reveal().to_owned());
+            Ok(())
+        })
+        .await
+        .expect("the operator's key is made");
+        let secret = store.service_secret("cursor").await.expect("there is a secret");
+        let now = Arc::clone(&clock);
+        let state = AppState {
+            store: store.clone(),
+            clock: Arc::new(move || *now.lock().expect("the clock")),
+            cursors: Cursors::new(secret),
+            trusted_proxies: ["10.0.0.0/8".parse().expect("a network")].into(),
+            ready: Arc::new(AtomicBool::new(true)),
+            metrics: None,
+            gate: Arc::new(Gate::new(64, 64)),
+            rates: Arc::new(Rates::default()),
+        };
+        let router = consentd::http::router(state);
+        Self {
+            router,
+            store,
+            owner,
+            _database: None,
+            operator: operator.expect("an empty database gets a key"),
+            clock,
+        }
+    }
+
+    /// The database, past the service, as its owner.
+    pub async fn sql(&self) -> PgPool {
+        PgPool::connect_with(self.owner.clone())
+            .await
+            .expect("the database is there")
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        *self.clock.lock().expect("the clock")
+    }
+
+    pub fn advance(&self, time: TimeDelta) {
+        *self.clock.lock().expect("the clock") += time;
+    }
+
+    pub fn call(&self, method: &str, path: &str) -> Call<'_> {
+        let method: Method = method.parse().expect("a method");
+        let request = Request::builder().method(method).uri(path);
+        Call {
+            router: self.router.clone(),
+            key: Some(&self.operator),
+            request,
+            body: Body::empty(),
+        }
+    }
+
+    pub fn get(&self, path: &str) -> Call<'_> {
+        self.call("GET", path)
+    }
+
+    /// A new customer.
+    pub async fn customer(&self) -> Uuid {
+        let customer_id = Uuid::new_v4();
+        let body =
+            json!({"customer_id": customer_id, "email": format!("{customer_id}@example.com"), "tier": "pro"});
+        self.call("POST", "/v1/customers")
+            .json(&body)
+            .send()
+            .await
+            .expect(201);
+        customer_id
+    }
+
+    /// An API key with these scopes.
+    pub async fn key(&self, customer_id: Option<Uuid>, scopes: &[&str]) -> String {
+        let body = json!({"customer_id": customer_id, "scopes": scopes});
+        let answer = self
+            .call("POST", "/v1/api-keys")
+            .json(&body)
+            .send()
+            .await
+            .expect(201);
+        answer.json()["api_key"].as_str().expect("the key").to_owned()
+    }
+
+    pub fn put(&self, customer_id: Uuid, body: &Value) -> Call<'_> {
+        self.call("PUT", &consent(customer_id)).json(body)
+    }
+
+    pub async fn consent(&self, customer_id: Uuid) -> Value {
+        self.get(&consent(customer_id)).send().await.expect(200).json()
+    }
+
+    /// The customer's whole trail, newest first.
+    pub async fn trail(&self, customer_id: Uuid) -> Vec<Value> {
+        let answer = self
+            .get(&format!("{}/audit?limit=1000", consent(customer_id)))
+            .send()
+            .await
+            .expect(200);
+        answer.json()["items"].as_array().expect("items").clone()
+    }
+}
+
+pub fn consent(customer_id: Uuid) -> String {
+    format!("/v1/customers/{customer_id}/consent")
+}
