@@ -261,13 +261,13 @@ fn greet(address: std::net::SocketAddr, key: &KeyFile, embedded: bool) {
             out,
             "Try it:\n\n\
              KEY=$(cat {key_file}); ID=123e4567-e89b-12d3-a456-426614174000; URL=http://{address}/v1\n\
-             curl -s $URL/customers -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' \
+             curl -sw '\\n' $URL/customers -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' \
              -d '{{\"customer_id\":\"'$ID'\",\"email\":\"robotics@example.com\",\"tier\":\"pro\"}}'\n\
-             curl -s -X PUT $URL/customers/$ID/consent -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' \
+             curl -sw '\\n' -X PUT $URL/customers/$ID/consent -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' \
              -d '{{\"consent_tier\":\"analytics\",\"can_store_embeddings\":true}}'\n\
-             curl -s \"$URL/customers/$ID/consent/permissions?check=embeddings\" -H \"Authorization: Bearer $KEY\"\n\
-             curl -s -X DELETE $URL/customers/$ID/consent -H \"Authorization: Bearer $KEY\"\n\
-             curl -s $URL/customers/$ID/consent/audit -H \"Authorization: Bearer $KEY\"\n"
+             curl -sw '\\n' \"$URL/customers/$ID/consent/permissions?check=embeddings\" -H \"Authorization: Bearer $KEY\"\n\
+             curl -sw '\\n' -X DELETE $URL/customers/$ID/consent -H \"Authorization: Bearer $KEY\"\n\
+             curl -sw '\\n' $URL/customers/$ID/consent/audit -H \"Authorization: Bearer $KEY\"\n"
         );
     }
     let _ = out.flush();
