@@ -14,6 +14,7 @@ mod layers;
 mod migrations;
 mod observe;
 mod permissions;
+mod program;
 mod refusals;
 mod robustness;
 mod rules;
