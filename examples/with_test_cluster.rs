@@ -1,10 +1,7 @@
 //! Starts the tests' PostgreSQL once, runs a command that shares it, and passes the command's exit code on:
 //! `cargo run --example with_test_cluster -- cargo nextest run`.
 
-#[expect(
-    dead_code,
-    reason = "this needs the cluster alone, the tests need the databases too"
-)]
+#[expect(dead_code, reason = "this needs the cluster alone, the tests need the databases too")]
 #[path = "../tests/it/cluster.rs"]
 mod cluster;
 
@@ -21,11 +18,8 @@ async fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let mut cluster = cluster::OwnCluster::start_with_template().await;
-    let status = Command::new(&program)
-        .args(words)
-        .env(cluster::SHARED, cluster.socket_directory())
-        .status()
-        .await;
+    let status =
+        Command::new(&program).args(words).env(cluster::SHARED, cluster.socket_directory()).status().await;
     cluster.stop().await;
     match status {
         // A command that a signal ended has no code.

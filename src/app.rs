@@ -38,22 +38,11 @@ impl Database {
     pub async fn open(config: &DatabaseConfig) -> Result<Self, StartError> {
         if let Some(service) = config.service_url()? {
             let owner = config.owner_url()?.unwrap_or_else(|| service.clone());
-            return Ok(Self {
-                owner,
-                service,
-                embedded: None,
-            });
+            return Ok(Self { owner, service, embedded: None });
         }
-        let settings = Settings {
-            data_dir: config.data_dir()?,
-            bindir: config.pg_bindir.clone(),
-        };
+        let settings = Settings { data_dir: config.data_dir()?, bindir: config.pg_bindir.clone() };
         let cluster = Cluster::start(&settings).await?;
-        Ok(Self {
-            owner: cluster.owner.clone(),
-            service: cluster.service.clone(),
-            embedded: Some(cluster),
-        })
+        Ok(Self { owner: cluster.owner.clone(), service: cluster.service.clone(), embedded: Some(cluster) })
     }
 
     pub fn is_embedded(&self) -> bool {
@@ -69,10 +58,7 @@ impl Database {
 }
 
 /// The one clock of the program, in microseconds: what PostgreSQL keeps is what was answered.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the clock; everything else takes time as an argument"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the clock; everything else takes time as an argument")]
 pub fn clock() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }
@@ -116,11 +102,7 @@ async fn serve_on(
     } else {
         migrations::check(&database.service).await?;
     }
-    let store = Store::new(
-        &database.service,
-        config.read_connections,
-        config.write_connections,
-    );
+    let store = Store::new(&database.service, config.read_connections, config.write_connections);
     let recorder = telemetry.metrics();
     let render: http::Metrics = Arc::new(move || recorder.render());
     let state = build(&store, config, &render).await?;
@@ -128,15 +110,9 @@ async fn serve_on(
 
     let stop = CancellationToken::new();
     let ready = Arc::clone(&state.ready);
-    let address = listener
-        .local_addr()
-        .map_err(|error| StartError::new(error.to_string()))?;
+    let address = listener.local_addr().map_err(|error| StartError::new(error.to_string()))?;
     let background = [
-        tokio::spawn(sweep(
-            store.clone(),
-            Duration::from_secs(config.sweep_interval),
-            stop.clone(),
-        )),
+        tokio::spawn(sweep(store.clone(), Duration::from_secs(config.sweep_interval), stop.clone())),
         tokio::spawn(maintain(store.clone(), stop.clone())),
         tokio::spawn(watch(store.clone(), stop.clone())),
     ];
@@ -145,25 +121,12 @@ async fn serve_on(
         None => None,
     };
     let router = http::router(state.clone());
-    let limits = http::server::Limits {
-        max_connections: config.max_connections,
-        ..Default::default()
-    };
+    let limits = http::server::Limits { max_connections: config.max_connections, ..Default::default() };
     let metrics = metrics_listener.map(|listener| {
         let router = http::metrics_router(render);
-        tokio::spawn(http::server::serve(
-            listener,
-            router,
-            limits,
-            stop.clone(),
-            Duration::ZERO,
-        ))
+        tokio::spawn(http::server::serve(listener, router, limits, stop.clone(), Duration::ZERO))
     });
-    tokio::spawn(stop_on_signal(
-        Arc::clone(&ready),
-        config.shutdown_delay,
-        stop.clone(),
-    )?);
+    tokio::spawn(stop_on_signal(Arc::clone(&ready), config.shutdown_delay, stop.clone())?);
 
     ready.store(true, Ordering::Relaxed);
     tracing::info!(%address, embedded = database.is_embedded(), version = env!("CARGO_PKG_VERSION"), "ready");
@@ -225,12 +188,7 @@ fn write_key(data_dir: &Path, path: &Path, key: &ApiKey) -> std::io::Result<()> 
     std::fs::create_dir_all(data_dir)?;
     let mut draft = path.to_owned();
     draft.set_extension("key.new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&draft)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     writeln!(file, "{}", key.reveal())?;
     file.sync_all()?;
     std::fs::rename(&draft, path)
@@ -240,16 +198,8 @@ fn write_key(data_dir: &Path, path: &Path, key: &ApiKey) -> std::io::Result<()> 
 fn greet(address: std::net::SocketAddr, key: &KeyFile, embedded: bool) {
     let mut out = std::io::stdout().lock();
     let key_file = key.path.display();
-    let kept = if key.made {
-        "was made and is kept in"
-    } else {
-        "is kept in"
-    };
-    let database = if embedded {
-        "its own private PostgreSQL"
-    } else {
-        "the database you gave"
-    };
+    let kept = if key.made { "was made and is kept in" } else { "is kept in" };
+    let database = if embedded { "its own private PostgreSQL" } else { "the database you gave" };
     // Nobody may be reading: that is no reason not to serve.
     let _ = writeln!(
         out,

@@ -49,30 +49,15 @@ impl From<String> for Secret {
 pub struct DatabaseConfig {
     /// PostgreSQL 14 or newer, e.g. `postgres://consentd@db/vla?sslmode=verify-full`; without it the service runs its
     /// own private PostgreSQL in the data directory
-    #[arg(
-        long,
-        env = "CONSENTD_DATABASE_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    #[arg(long, env = "CONSENTD_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<Secret>,
 
     /// A file that holds the database URL
-    #[arg(
-        long,
-        env = "CONSENTD_DATABASE_URL_FILE",
-        value_name = "FILE",
-        conflicts_with = "database_url"
-    )]
+    #[arg(long, env = "CONSENTD_DATABASE_URL_FILE", value_name = "FILE", conflicts_with = "database_url")]
     pub database_url_file: Option<PathBuf>,
 
     /// The URL for migrations, where the role that owns the schema is not the role that serves
-    #[arg(
-        long,
-        env = "CONSENTD_MIGRATE_DATABASE_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    #[arg(long, env = "CONSENTD_MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub migrate_database_url: Option<Secret>,
 
     /// A file that holds the URL for migrations
@@ -95,11 +80,7 @@ pub struct DatabaseConfig {
 impl DatabaseConfig {
     /// The URL of the role that serves; `None` means the embedded default.
     pub fn service_url(&self) -> Result<Option<PgConnectOptions>, StartError> {
-        connect_options(
-            self.database_url.as_ref(),
-            self.database_url_file.as_deref(),
-            "--database-url",
-        )
+        connect_options(self.database_url.as_ref(), self.database_url_file.as_deref(), "--database-url")
     }
 
     /// The URL of the role that migrates; `None` means that of the role that serves.
@@ -161,10 +142,7 @@ pub fn secret(value: Option<&Secret>, file: Option<&Path>) -> Result<Option<Secr
         (Some(value), _) => Ok(Some(value.clone())),
         (None, Some(file)) => match std::fs::read_to_string(file) {
             Ok(text) => Ok(Some(Secret(text.trim().to_owned()))),
-            Err(error) => Err(StartError::new(format!(
-                "cannot read {}: {error}",
-                file.display()
-            ))),
+            Err(error) => Err(StartError::new(format!("cannot read {}: {error}", file.display()))),
         },
         (None, None) => Ok(None),
     }
@@ -179,9 +157,7 @@ fn connect_options(
         return Ok(None);
     };
     let options: PgConnectOptions = url.reveal().parse().map_err(|error: sqlx::Error| {
-        StartError::new(format!(
-            "{flag} is not a PostgreSQL URL (postgres://user@host/database): {error}"
-        ))
+        StartError::new(format!("{flag} is not a PostgreSQL URL (postgres://user@host/database): {error}"))
     })?;
     Ok(Some(options.application_name("consentd")))
 }
@@ -198,12 +174,7 @@ pub enum LogFormat {
 #[command(next_help_heading = "Telemetry")]
 pub struct TelemetryConfig {
     /// How log lines look
-    #[arg(
-        long,
-        env = "CONSENTD_LOG_FORMAT",
-        default_value = "pretty",
-        value_name = "FORMAT"
-    )]
+    #[arg(long, env = "CONSENTD_LOG_FORMAT", default_value = "pretty", value_name = "FORMAT")]
     pub log_format: LogFormat,
 
     /// Which log lines are written, e.g. `info` or `info,sqlx=debug` (tracing's EnvFilter syntax)
@@ -219,12 +190,7 @@ pub struct TelemetryConfig {
 #[command(next_help_heading = "Serving")]
 pub struct ServeConfig {
     /// The address to listen on
-    #[arg(
-        long,
-        env = "CONSENTD_LISTEN",
-        default_value = "127.0.0.1:8080",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, env = "CONSENTD_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     pub listen: SocketAddr,
 
     /// Serve /metrics on this address alone, instead of beside the API
@@ -232,12 +198,7 @@ pub struct ServeConfig {
     pub metrics_listen: Option<SocketAddr>,
 
     /// Proxies whose `X-Forwarded-For` is believed, as addresses or CIDR ranges
-    #[arg(
-        long,
-        env = "CONSENTD_TRUSTED_PROXIES",
-        value_delimiter = ',',
-        value_name = "CIDR"
-    )]
+    #[arg(long, env = "CONSENTD_TRUSTED_PROXIES", value_delimiter = ',', value_name = "CIDR")]
     pub trusted_proxies: Vec<IpNetwork>,
 
     /// Apply pending migrations at start
@@ -269,21 +230,11 @@ pub struct ServeConfig {
     pub write_connections: u32,
 
     /// Client connections that may be open at once
-    #[arg(
-        long,
-        env = "CONSENTD_MAX_CONNECTIONS",
-        default_value_t = 10_000,
-        value_name = "N"
-    )]
+    #[arg(long, env = "CONSENTD_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
     pub max_connections: usize,
 
     /// Requests that may be worked on at once; the next wait up to 100 ms, then are answered 503
-    #[arg(
-        long,
-        env = "CONSENTD_MAX_CONCURRENCY",
-        default_value_t = 256,
-        value_name = "N"
-    )]
+    #[arg(long, env = "CONSENTD_MAX_CONCURRENCY", default_value_t = 256, value_name = "N")]
     pub max_concurrency: usize,
 
     /// How long requests in flight may take to finish after SIGTERM, in seconds
@@ -300,9 +251,7 @@ pub struct ServeConfig {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "a number of seconds is wanted".to_owned())?;
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds is wanted".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
@@ -334,9 +283,8 @@ pub struct ServiceUrl {
 }
 
 fn service_url(text: &str) -> Result<Url, String> {
-    let url: Url = text
-        .parse()
-        .map_err(|error| format!("{error}: an address like http://127.0.0.1:8080 is wanted"))?;
+    let url: Url =
+        text.parse().map_err(|error| format!("{error}: an address like http://127.0.0.1:8080 is wanted"))?;
     if matches!(url.scheme(), "http" | "https") && url.has_host() {
         Ok(url)
     } else {
@@ -352,13 +300,7 @@ pub struct ClientConfig {
     pub service: ServiceUrl,
 
     /// The API key to call with [default: the operator key in the data directory]
-    #[arg(
-        long,
-        env = "CONSENTD_API_KEY",
-        hide_env_values = true,
-        value_name = "KEY",
-        global = true
-    )]
+    #[arg(long, env = "CONSENTD_API_KEY", hide_env_values = true, value_name = "KEY", global = true)]
     pub api_key: Option<Secret>,
 
     /// A file that holds the API key

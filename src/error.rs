@@ -28,21 +28,11 @@ pub struct Fault {
 
 impl Fault {
     pub fn body(pointer: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            pointer: Some(pointer.into()),
-            parameter: None,
-            code,
-            detail: detail.into(),
-        }
+        Self { pointer: Some(pointer.into()), parameter: None, code, detail: detail.into() }
     }
 
     pub fn parameter(name: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            pointer: None,
-            parameter: Some(name.into()),
-            code,
-            detail: detail.into(),
-        }
+        Self { pointer: None, parameter: Some(name.into()), code, detail: detail.into() }
     }
 }
 

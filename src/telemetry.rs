@@ -38,9 +38,8 @@ const SWEEP_ENTRIES: &str = "consentd_expiry_sweep_entries_total";
 const SWEEP_FAILURES: &str = "consentd_expiry_sweep_failures_total";
 
 /// The bounds which OpenTelemetry advises for `http.server.request.duration`.
-const DURATION_BUCKETS: [f64; 14] = [
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
+const DURATION_BUCKETS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -90,9 +89,7 @@ impl std::fmt::Debug for Metrics {
 /// Sets up logs, metrics and traces. A second call in one process keeps the first one's subscriber.
 pub fn init(config: &TelemetryConfig) -> Result<Telemetry, StartError> {
     let wanted = EnvFilter::builder().parse(&config.log).map_err(|error| {
-        StartError::new(format!(
-            "--log is not a filter such as `info` or `info,sqlx=debug`: {error}"
-        ))
+        StartError::new(format!("--log is not a filter such as `info` or `info,sqlx=debug`: {error}"))
     })?;
     let traces = config.otlp_endpoint.as_deref().map(trace_exporter).transpose()?;
     let spans = traces.as_ref().map(|provider| {
@@ -109,25 +106,16 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry, StartError> {
     let log_lines = log_layer(config.log_format)
         .with_filter(wanted.and(filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE)));
     // Fails only where a subscriber is set already, and then that one stays.
-    let _ = tracing_subscriber::registry()
-        .with(log_lines)
-        .with(spans)
-        .try_init();
-    Ok(Telemetry {
-        traces,
-        metrics: Metrics::install(),
-    })
+    let _ = tracing_subscriber::registry().with(log_lines).with(spans).try_init();
+    Ok(Telemetry { traces, metrics: Metrics::install() })
 }
 
 fn log_layer(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
-        LogFormat::Json => layer
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .boxed(),
+        LogFormat::Json => {
+            layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
         LogFormat::Pretty if std::io::stderr().is_terminal() => layer.compact().boxed(),
         LogFormat::Pretty => layer.compact().with_ansi(false).boxed(),
     }
@@ -137,14 +125,10 @@ fn log_layer(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
 /// warning holds keys and addresses. Spans are for traces; the log has one line for each request.
 fn may_be_logged(meta: &Metadata<'_>) -> bool {
     let within = |room: &str| {
-        meta.target()
-            .strip_prefix(room)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        meta.target().strip_prefix(room).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
     };
     let statements = ["sqlx::query", "sqlx::postgres::notice"].into_iter().any(within);
-    let wire = ["h2", "hyper", "hyper_util", "reqwest", "rustls"]
-        .into_iter()
-        .any(within);
+    let wire = ["h2", "hyper", "hyper_util", "reqwest", "rustls"].into_iter().any(within);
     meta.is_event() && !statements && (!wire || *meta.level() <= Level::WARN)
 }
 
@@ -168,10 +152,7 @@ fn trace_exporter(endpoint: &str) -> Result<SdkTracerProvider, StartError> {
             ))
         })?;
     let service = Resource::builder().with_service_name("consentd").build();
-    Ok(SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
-        .with_resource(service)
-        .build())
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(service).build())
 }
 
 fn install_recorder() -> PrometheusHandle {
@@ -185,35 +166,25 @@ fn install_recorder() -> PrometheusHandle {
     describe();
     let upkeep = handle.clone();
     // Samples pile up until they are sorted into buckets: nobody may ever come to scrape them.
-    let _ = std::thread::Builder::new()
-        .name("metrics".to_owned())
-        .spawn(move || {
-            loop {
-                std::thread::sleep(Duration::from_secs(5));
-                upkeep.run_upkeep();
-            }
-        });
+    let _ = std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
+        loop {
+            std::thread::sleep(Duration::from_secs(5));
+            upkeep.run_upkeep();
+        }
+    });
     handle
 }
 
 fn describe() {
     use metrics::{counter, describe_counter, describe_gauge, describe_histogram};
-    describe_histogram!(
-        REQUEST_DURATION,
-        Unit::Seconds,
-        "Time from a request's head to its answer's"
-    );
+    describe_histogram!(REQUEST_DURATION, Unit::Seconds, "Time from a request's head to its answer's");
     describe_gauge!(ACTIVE_REQUESTS, Unit::Count, "Requests that are being worked on");
     describe_counter!(
         OVERLOAD_REFUSALS,
         Unit::Count,
         "Requests refused because too many were being worked on"
     );
-    describe_gauge!(
-        POOL_CONNECTIONS,
-        Unit::Count,
-        "Database connections by pool and state"
-    );
+    describe_gauge!(POOL_CONNECTIONS, Unit::Count, "Database connections by pool and state");
     describe_gauge!(DATABASE_UP, "1 while the database answers, else 0");
     describe_gauge!(
         SWEEP_LAST_RUN,
@@ -225,11 +196,7 @@ fn describe() {
         Unit::Count,
         "Audit entries written by this replica for consents that expired"
     );
-    describe_counter!(
-        SWEEP_FAILURES,
-        Unit::Count,
-        "Expiry sweeps of this replica that failed"
-    );
+    describe_counter!(SWEEP_FAILURES, Unit::Count, "Expiry sweeps of this replica that failed");
     // A counter that appears only with its first event hides that event from `increase()`.
     for kind in ["read", "write"] {
         counter!(OVERLOAD_REFUSALS, "kind" => kind).absolute(0);
@@ -257,10 +224,7 @@ pub fn pool_connections(pool: &'static str, idle: u32, used: u32) {
 
 /// A sweep that ended well, and how many `expired` entries it wrote.
 pub fn swept(at: DateTime<Utc>, entries: u64) {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "microseconds since 1970 are exact up to the year 2255"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 are exact up to the year 2255")]
     let seconds = at.timestamp_micros() as f64 / 1e6;
     metrics::gauge!(SWEEP_LAST_RUN).set(seconds);
     metrics::counter!(SWEEP_ENTRIES).increment(entries);

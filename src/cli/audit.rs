@@ -142,11 +142,7 @@ impl Format {
 pub async fn run(args: AuditArgs) -> Result<(), Failure> {
     let client = Client::new(&args.client)?;
     match args.command {
-        AuditCommand::List {
-            filters,
-            limit,
-            output,
-        } => {
+        AuditCommand::List { filters, limit, output } => {
             let page = client.list(&filters.path(), &filters, limit).await?;
             output.list(
                 &page,
@@ -165,11 +161,7 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
                 || Ok(page.parse()?.into_iter().map(row).collect()),
             )
         }
-        AuditCommand::Export {
-            filters,
-            format,
-            output,
-        } => {
+        AuditCommand::Export { filters, format, output } => {
             let file = output.as_deref().filter(|file| *file != Path::new("-"));
             let format = format.unwrap_or_else(|| Format::of(file));
             let answer = request_export(&client, &filters, format).await?;
@@ -197,16 +189,11 @@ fn row(entry: AuditEntry) -> [String; 10] {
 }
 
 async fn request_export(client: &Client, filters: &Filters, format: Format) -> Result<Response, Failure> {
-    let request = client
-        .request(Method::GET, &filters.path())
-        .query(filters)
-        .header(ACCEPT, format.media_type());
+    let request =
+        client.request(Method::GET, &filters.path()).query(filters).header(ACCEPT, format.media_type());
     let answer = client.send(request).await?;
-    let media_type = answer
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let media_type =
+        answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if media_type.starts_with(format.media_type()) {
         Ok(answer)
     } else {
@@ -285,7 +272,5 @@ async fn copy(mut answer: Response, format: Format, target: &mut impl Write) -> 
 }
 
 fn broken_off(bytes: u64, why: &str) -> Failure {
-    Failure::new(format!(
-        "the export broke off after {bytes} bytes and is not complete: {why}"
-    ))
+    Failure::new(format!("the export broke off after {bytes} bytes and is not complete: {why}"))
 }

@@ -48,17 +48,12 @@ impl Client {
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http
-            .request(method, address(&self.service, path))
-            .bearer_auth(self.key.reveal())
+        self.http.request(method, address(&self.service, path)).bearer_auth(self.key.reveal())
     }
 
     /// The answer, if it is what was asked for; else what the service says against it.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let response = request
-            .send()
-            .await
-            .map_err(|error| unreachable(&self.service, &error))?;
+        let response = request.send().await.map_err(|error| unreachable(&self.service, &error))?;
         if response.status().is_success() {
             Ok(response)
         } else {
@@ -77,16 +72,11 @@ impl Client {
 
     /// The first `limit` items of a list, by as many requests as it takes.
     pub async fn list(&self, path: &str, filters: &impl Serialize, limit: u32) -> Result<Page, Failure> {
-        let mut all = Page {
-            items: Vec::new(),
-            next_cursor: None,
-        };
+        let mut all = Page { items: Vec::new(), next_cursor: None };
         let mut missing = limit;
         loop {
-            let mut request = self
-                .request(Method::GET, path)
-                .query(filters)
-                .query(&[("limit", missing.min(LARGEST_PAGE))]);
+            let mut request =
+                self.request(Method::GET, path).query(filters).query(&[("limit", missing.min(LARGEST_PAGE))]);
             if let Some(cursor) = &all.next_cursor {
                 request = request.query(&[("cursor", cursor)]);
             }
@@ -117,9 +107,7 @@ pub fn http(service: &Url, patience: Duration) -> Result<reqwest::Client, Failur
         // image has none.
         builder = builder.tls_certs_only([]);
     }
-    builder
-        .build()
-        .map_err(|error| Failure::new(format!("cannot set up TLS: {}", cause(&error))))
+    builder.build().map_err(|error| Failure::new(format!("cannot set up TLS: {}", cause(&error))))
 }
 
 /// The address of a path of the service, which may itself live below a path.
@@ -156,9 +144,7 @@ pub fn unreachable(service: &Url, error: &reqwest::Error) -> Failure {
 
 /// The innermost cause: the outer ones only say that there is an inner one.
 pub fn cause(error: &reqwest::Error) -> String {
-    causes(error)
-        .last()
-        .map_or_else(|| error.to_string(), ToString::to_string)
+    causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn causes<'e>(error: &'e reqwest::Error) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {

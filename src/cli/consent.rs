@@ -196,49 +196,24 @@ struct AllPermissions {
 pub async fn run(args: ConsentArgs) -> Result<(), Failure> {
     let client = Client::new(&args.client)?;
     match args.command {
-        ConsentCommand::Get {
-            customer,
-            as_of,
-            output,
-        } => {
-            let request = client
-                .request(Method::GET, &customer.path())
-                .query(&Look { as_of });
+        ConsentCommand::Get { customer, as_of, output } => {
+            let request = client.request(Method::GET, &customer.path()).query(&Look { as_of });
             show(&client.text(request).await?, output)
         }
-        ConsentCommand::Set {
-            customer,
-            decision,
-            precondition,
-            output,
-        } => {
+        ConsentCommand::Set { customer, decision, precondition, output } => {
             let request = client.request(Method::PUT, &customer.path()).json(&decision);
             show(&client.text(precondition.apply(request)).await?, output)
         }
-        ConsentCommand::Withdraw {
-            customer,
-            reason,
-            precondition,
-            output,
-        } => {
-            let request = client
-                .request(Method::DELETE, &customer.path())
-                .query(&Withdrawal { reason });
+        ConsentCommand::Withdraw { customer, reason, precondition, output } => {
+            let request = client.request(Method::DELETE, &customer.path()).query(&Withdrawal { reason });
             show(&client.text(precondition.apply(request)).await?, output)
         }
-        ConsentCommand::Check {
-            customer,
-            permission,
-            exit_status,
-            output,
-        } => {
+        ConsentCommand::Check { customer, permission, exit_status, output } => {
             let request = client.request(Method::GET, &format!("{}/permissions", customer.path()));
             let Some(permission) = permission else {
                 return show_all(&client.text(request).await?, output);
             };
-            let json = client
-                .text(request.query(&[("check", permission.as_str())]))
-                .await?;
+            let json = client.text(request.query(&[("check", permission.as_str())])).await?;
             show_check(&json, output)?;
             if exit_status && !allows(&parse(&json)?) {
                 return Err(Failure::Answered);
@@ -289,18 +264,12 @@ fn show_all(json: &str, output: Output) -> Result<(), Failure> {
 fn show_check(json: &str, output: Output) -> Result<(), Failure> {
     output.record(json, || {
         let (answer, reason, version, valid_until) = match parse(json)? {
-            PermissionCheck::Storage(check) => (
-                ("allowed", yes_or_no(check.allowed)),
-                check.reason,
-                check.version,
-                check.valid_until,
-            ),
-            PermissionCheck::Anonymization(check) => (
-                ("level", check.level.as_str().to_owned()),
-                check.reason,
-                check.version,
-                check.valid_until,
-            ),
+            PermissionCheck::Storage(check) => {
+                (("allowed", yes_or_no(check.allowed)), check.reason, check.version, check.valid_until)
+            }
+            PermissionCheck::Anonymization(check) => {
+                (("level", check.level.as_str().to_owned()), check.reason, check.version, check.valid_until)
+            }
         };
         Ok([
             answer,

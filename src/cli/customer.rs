@@ -104,17 +104,11 @@ pub async fn run(args: CustomerArgs) -> Result<(), Failure> {
             let request = client.request(Method::GET, &format!("/v1/customers/{customer_id}"));
             show(&client.text(request).await?, output)
         }
-        CustomerCommand::List {
-            filters,
-            limit,
-            output,
-        } => {
+        CustomerCommand::List { filters, limit, output } => {
             let page = client.list("/v1/customers", &filters, limit).await?;
-            output.list(
-                &page,
-                ["CUSTOMER", "EMAIL", "COMPANY", "TIER", "ACTIVE", "CREATED"],
-                || Ok(page.parse()?.into_iter().map(row).collect()),
-            )
+            output.list(&page, ["CUSTOMER", "EMAIL", "COMPANY", "TIER", "ACTIVE", "CREATED"], || {
+                Ok(page.parse()?.into_iter().map(row).collect())
+            })
         }
     }
 }

@@ -116,11 +116,7 @@ async fn load(database: &Database, plan: Plan, append: bool) -> Result<Loaded, S
 
 async fn write(tx: &mut PgConnection, plan: Plan, append: bool) -> Result<Loaded, StartError> {
     store::demo::lock(tx).await.map_err(|error| sentence(&error))?;
-    if !append
-        && store::demo::has_customers(tx)
-            .await
-            .map_err(|error| sentence(&error))?
-    {
+    if !append && store::demo::has_customers(tx).await.map_err(|error| sentence(&error))? {
         return Err(StartError::new(
             "the database has customers already: load into an empty one, or add to it with --append",
         ));
@@ -148,13 +144,8 @@ async fn copy(tx: &mut PgConnection, plan: Plan) -> sqlx::Result<Loaded> {
 }
 
 fn count(plan: &Plan) -> (Vec<History>, i64) {
-    let histories: Vec<_> = (0..plan.customers)
-        .map(|number| History::new(plan, number))
-        .collect();
-    let entries: usize = histories
-        .iter()
-        .map(|history| Trail::new(&mut [history.clone()], 0).count())
-        .sum();
+    let histories: Vec<_> = (0..plan.customers).map(|number| History::new(plan, number)).collect();
+    let entries: usize = histories.iter().map(|history| Trail::new(&mut [history.clone()], 0).count()).sum();
     (histories, i64::try_from(entries).expect("entries fit 63 bits"))
 }
 
@@ -180,9 +171,7 @@ fn summary(loaded: &Loaded, elapsed: Duration) -> String {
 }
 
 fn sentence(error: &sqlx::Error) -> StartError {
-    let code = error
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code);
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     StartError::new(match code.as_deref() {
         // undefined_table, invalid_schema_name
         Some("42P01" | "3F000") => {

@@ -35,13 +35,7 @@ pub async fn run(args: HealthcheckArgs) -> Result<(), Failure> {
     if status.is_success() {
         return line(&format!("{url}: {status}"));
     }
-    let body: String = response
-        .text()
-        .await
-        .unwrap_or_default()
-        .chars()
-        .take(500)
-        .collect();
+    let body: String = response.text().await.unwrap_or_default().chars().take(500).collect();
     line(printable(&format!("{url}: {status} {body}")).trim_end())?;
     Err(Failure::Answered)
 }

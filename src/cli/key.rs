@@ -127,24 +127,11 @@ pub async fn run(args: KeyArgs) -> Result<(), Failure> {
             let request = client.request(Method::POST, "/v1/api-keys").json(&key);
             issued(&client.text(request).await?, output)
         }
-        KeyCommand::List {
-            filters,
-            limit,
-            output,
-        } => {
+        KeyCommand::List { filters, limit, output } => {
             let page = client.list("/v1/api-keys", &filters, limit).await?;
             output.list(
                 &page,
-                [
-                    "KEY_ID",
-                    "PREFIX",
-                    "NAME",
-                    "CUSTOMER",
-                    "SCOPES",
-                    "ACTIVE",
-                    "EXPIRES",
-                    "LAST USED",
-                ],
+                ["KEY_ID", "PREFIX", "NAME", "CUSTOMER", "SCOPES", "ACTIVE", "EXPIRES", "LAST USED"],
                 || Ok(page.parse()?.into_iter().map(row).collect()),
             )
         }
@@ -153,16 +140,10 @@ pub async fn run(args: KeyArgs) -> Result<(), Failure> {
             client.send(request).await?;
             line(&format!("{key_id} is revoked"))
         }
-        KeyCommand::Rotate {
-            key_id,
-            overlap,
-            output,
-        } => {
+        KeyCommand::Rotate { key_id, overlap, output } => {
             let request = client
                 .request(Method::POST, &format!("/v1/api-keys/{key_id}/rotate"))
-                .json(&Rotation {
-                    overlap_seconds: overlap,
-                });
+                .json(&Rotation { overlap_seconds: overlap });
             issued(&client.text(request).await?, output)
         }
     }

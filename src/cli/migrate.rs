@@ -107,21 +107,14 @@ pub async fn run(args: MigrateArgs) -> Result<ExitCode, StartError> {
 
 async fn act(action: &Action, owner: &PgConnectOptions) -> Result<ExitCode, StartError> {
     match action {
-        Action::Up {
-            to, dry_run: true, ..
-        } => {
+        Action::Up { to, dry_run: true, .. } => {
             let applied = migrations::dry_run(owner, *to).await?;
             for migration in &applied {
                 say(&format!("-- {}\n{}", migration.file, migration.sql))?;
             }
-            say(&format!(
-                "-- dry run: {} migrations were applied and rolled back",
-                applied.len()
-            ))?;
+            say(&format!("-- dry run: {} migrations were applied and rolled back", applied.len()))?;
         }
-        Action::Up {
-            to, backup, database, ..
-        } => {
+        Action::Up { to, backup, database, .. } => {
             back_up(backup, owner, database).await?;
             let applied = migrations::up(owner, *to).await?;
             if applied.is_empty() {
@@ -131,12 +124,7 @@ async fn act(action: &Action, owner: &PgConnectOptions) -> Result<ExitCode, Star
                 say(&format!("applied {} in {:.0?}", migration.file, migration.took))?;
             }
         }
-        Action::Down {
-            to,
-            yes,
-            backup,
-            database,
-        } => {
+        Action::Down { to, yes, backup, database } => {
             let rollback = migrations::plan_down(owner, *to).await?;
             if !yes && !confirmed(&rollback)? {
                 say("nothing was rolled back")?;
@@ -174,9 +162,7 @@ async fn act(action: &Action, owner: &PgConnectOptions) -> Result<ExitCode, Star
 
 fn table(list: &[migrations::Status]) -> String {
     let mut table = Table::new();
-    table
-        .load_style(NOTHING)
-        .set_header(["MIGRATION", "STATE", "APPLIED", "BY"]);
+    table.load_style(NOTHING).set_header(["MIGRATION", "STATE", "APPLIED", "BY"]);
     for status in list {
         let state = match status.state {
             migrations::State::Applied => "applied",
@@ -206,10 +192,7 @@ fn confirmed(rollback: &migrations::Rollback) -> Result<bool, StartError> {
     }
     let answer = (|| {
         let mut terminal = io::stderr().lock();
-        writeln!(
-            terminal,
-            "This runs, and destroys what they made with all rows in it:"
-        )?;
+        writeln!(terminal, "This runs, and destroys what they made with all rows in it:")?;
         for file in &rollback.files {
             writeln!(terminal, "  {file}")?;
         }
@@ -232,14 +215,9 @@ async fn back_up(
         return Ok(());
     };
     // A backup holds personal data, and never replaces another one.
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .map_err(|error| {
-            StartError::new(format!("cannot make the backup file {}: {error}", file.display()))
-        })?;
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(|error| {
+        StartError::new(format!("cannot make the backup file {}: {error}", file.display()))
+    })?;
     let dumped = dump(file, owner, config.pg_bindir.as_deref()).await;
     if dumped.is_err() {
         // The refusal matters more than an empty file that stays.
@@ -272,10 +250,7 @@ async fn dump(file: &Path, owner: &PgConnectOptions, bindir: Option<&Path>) -> R
         return Ok(());
     }
     let reason = String::from_utf8_lossy(&output.stderr);
-    Err(StartError::new(format!(
-        "no backup, so no migration: {}",
-        reason.trim().replace('\n', "; ")
-    )))
+    Err(StartError::new(format!("no backup, so no migration: {}", reason.trim().replace('\n', "; "))))
 }
 
 /// The server programs' own fits the private PostgreSQL; a machine with client programs alone has one on the PATH.
@@ -300,10 +275,7 @@ fn connection_variables(owner: &PgConnectOptions) -> Vec<(&'static str, String)>
         ("PGHOST", host),
         ("PGPORT", owner.get_port().to_string()),
         ("PGUSER", owner.get_username().to_owned()),
-        (
-            "PGDATABASE",
-            owner.get_database().unwrap_or(owner.get_username()).to_owned(),
-        ),
+        ("PGDATABASE", owner.get_database().unwrap_or(owner.get_username()).to_owned()),
     ];
     // Password and certificates are only given back in a URL, which not every host and user can be written in.
     let url = owner.clone().host("localhost").username("owner").to_url_lossy();

@@ -156,11 +156,7 @@ fn execute(command: Command) -> Result<(), Failure> {
 }
 
 fn succeeded(code: ExitCode) -> Result<(), Failure> {
-    if code == ExitCode::SUCCESS {
-        Ok(())
-    } else {
-        Err(Failure::Answered)
-    }
+    if code == ExitCode::SUCCESS { Ok(()) } else { Err(Failure::Answered) }
 }
 
 fn on_all_cores(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
@@ -221,9 +217,7 @@ where
     T: Copy + Send + Sync + 'static,
 {
     PossibleValuesParser::new(all.iter().map(|value| name(*value))).map(move |text| {
-        *all.iter()
-            .find(|value| name(**value) == text)
-            .expect("only names of these values pass the parser")
+        *all.iter().find(|value| name(**value) == text).expect("only names of these values pass the parser")
     })
 }
 

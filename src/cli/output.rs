@@ -86,24 +86,20 @@ pub fn line(text: &str) -> Result<(), Failure> {
 
 /// A text from elsewhere, with what would steer a terminal, break a row or reverse the reading direction escaped.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .fold(String::with_capacity(text.len()), |mut safe, c| {
-            let steers = c.is_control()
-                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            let _ = match c {
-                c if steers => write!(safe, "{}", c.escape_default()),
-                c => write!(safe, "{c}"),
-            };
-            safe
-        })
+    text.chars().fold(String::with_capacity(text.len()), |mut safe, c| {
+        let steers = c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let _ = match c {
+            c if steers => write!(safe, "{}", c.escape_default()),
+            c => write!(safe, "{c}"),
+        };
+        safe
+    })
 }
 
 /// What is absent is a dash, so that a row always has all its columns.
 pub fn or_dash(value: Option<impl ToString>) -> String {
-    value
-        .map(|value| value.to_string())
-        .filter(|text| !text.is_empty())
-        .unwrap_or_else(|| "-".to_owned())
+    value.map(|value| value.to_string()).filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned())
 }
 
 pub fn time(time: DateTime<Utc>) -> String {

@@ -49,11 +49,7 @@ pub fn manual(args: &ManArgs) -> Result<(), Failure> {
         return Ok(());
     };
     std::fs::create_dir_all(dir)
-        .and_then(|()| {
-            pages
-                .iter()
-                .try_for_each(|page| page.generate_to(dir).map(|_| ()))
-        })
+        .and_then(|()| pages.iter().try_for_each(|page| page.generate_to(dir).map(|_| ())))
         .map_err(|error| Failure::new(format!("cannot write the pages to {}: {error}", dir.display())))
 }
 

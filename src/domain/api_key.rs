@@ -130,12 +130,8 @@ impl ApiKey {
             .or_else(|| text.strip_prefix("vla_test_"))
             .ok_or(KeyFault::NotAKey)?;
         let shown = rest.as_bytes().get(..4).ok_or(KeyFault::NotAKey)?;
-        let well_formed = shown
-            .iter()
-            .all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
-            && rest
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+        let well_formed = shown.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
+            && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
             && rest.len() > 4
             && text.len() <= 200;
         if !well_formed {
@@ -173,12 +169,10 @@ impl std::fmt::Debug for ApiKey {
 
 pub fn hash_api_key(key: &str) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(key.as_bytes())
-        .iter()
-        .fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    Sha256::digest(key.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// CRC-32 of the rest, in six base-62 digits: tells a mistyped key from a revoked one without a query.

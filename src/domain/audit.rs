@@ -83,10 +83,7 @@ impl ConsentState {
 
     /// The most private reading of an entry from before the trail, which tells the tier alone.
     pub fn of_tier(consent_tier: ConsentTier) -> Self {
-        Self {
-            consent_tier,
-            ..Self::new(&Consent::none(), None)
-        }
+        Self { consent_tier, ..Self::new(&Consent::none(), None) }
     }
 }
 

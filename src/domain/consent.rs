@@ -95,9 +95,7 @@ impl Consent {
     pub fn new(proposal: Proposal, now: DateTime<Utc>) -> Result<Self, Vec<Fault>> {
         let mut faults = tier_faults(&proposal);
         if let Some(expires_at) = proposal.expires_at {
-            let latest = now
-                .checked_add_months(Months::new(12 * MAX_EXPIRY_YEARS))
-                .unwrap_or(now);
+            let latest = now.checked_add_months(Months::new(12 * MAX_EXPIRY_YEARS)).unwrap_or(now);
             if expires_at <= now {
                 faults.push(Fault::body(
                     "/expires_at",
@@ -115,10 +113,7 @@ impl Consent {
         if faults.is_empty() {
             // PostgreSQL keeps microseconds: what is stored must equal what was answered.
             let expires_at = proposal.expires_at.map(|time| time.trunc_subsecs(6));
-            Ok(Self(Proposal {
-                expires_at,
-                ..proposal
-            }))
+            Ok(Self(Proposal { expires_at, ..proposal }))
         } else {
             Err(faults)
         }
@@ -141,11 +136,7 @@ fn tier_faults(proposal: &Proposal) -> Vec<Fault> {
         ));
     };
     if proposal.can_store_images && tier != Research {
-        refuse(
-            "can_store_images",
-            "to store images",
-            "leave it false or choose tier \"research\"",
-        );
+        refuse("can_store_images", "to store images", "leave it false or choose tier \"research\"");
     }
     if proposal.can_store_embeddings && matches!(tier, None | Basic) {
         refuse(

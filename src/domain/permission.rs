@@ -18,12 +18,7 @@ pub enum Permission {
 }
 
 impl Permission {
-    pub const ALL: [Self; 4] = [
-        Self::Images,
-        Self::Embeddings,
-        Self::Training,
-        Self::Anonymization,
-    ];
+    pub const ALL: [Self; 4] = [Self::Images, Self::Embeddings, Self::Training, Self::Anonymization];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -159,34 +154,19 @@ impl PermissionCheck {
     ) -> Self {
         let (permissions, reason) = Permissions::at(record, now);
         let version = record.map_or(0, |record| record.version);
-        let valid_until = record
-            .filter(|_| reason == Reason::Granted)
-            .and_then(|record| record.expires_at);
+        let valid_until = record.filter(|_| reason == Reason::Granted).and_then(|record| record.expires_at);
         let storage = |permission, allowed| {
-            let reason = if allowed || reason != Reason::Granted {
-                reason
-            } else {
-                Reason::NotGranted
-            };
-            Self::Storage(StorageCheck {
-                customer_id,
-                permission,
-                allowed,
-                reason,
-                version,
-                valid_until,
-            })
+            let reason = if allowed || reason != Reason::Granted { reason } else { Reason::NotGranted };
+            Self::Storage(StorageCheck { customer_id, permission, allowed, reason, version, valid_until })
         };
         match permission {
             Permission::Images => storage(StoragePermission::StoreImages, permissions.can_store_images),
-            Permission::Embeddings => storage(
-                StoragePermission::StoreEmbeddings,
-                permissions.can_store_embeddings,
-            ),
-            Permission::Training => storage(
-                StoragePermission::UseForTraining,
-                permissions.can_use_for_training,
-            ),
+            Permission::Embeddings => {
+                storage(StoragePermission::StoreEmbeddings, permissions.can_store_embeddings)
+            }
+            Permission::Training => {
+                storage(StoragePermission::UseForTraining, permissions.can_use_for_training)
+            }
             Permission::Anonymization => Self::Anonymization(AnonymizationCheck {
                 customer_id,
                 permission: LevelPermission::AnonymizationLevel,

@@ -49,14 +49,8 @@ impl AccessTable {
                     .flatten()
                     .filter_map(|scope| scope.as_str().and_then(Scope::parse))
                     .collect();
-                let public = requirements
-                    .iter()
-                    .any(|requirement| requirement == &serde_json::json!({}));
-                let access = if public {
-                    Access::Public
-                } else {
-                    Access::AnyOf(scopes)
-                };
+                let public = requirements.iter().any(|requirement| requirement == &serde_json::json!({}));
+                let access = if public { Access::Public } else { Access::AnyOf(scopes) };
                 table.insert((method, path.clone()), access);
             }
         }
@@ -65,22 +59,14 @@ impl AccessTable {
 
     /// What `Allow` says of a path.
     fn methods(&self, path: &str) -> Option<HeaderValue> {
-        let mut methods: Vec<_> = self
-            .0
-            .keys()
-            .filter(|(_, listed)| listed == path)
-            .map(|(method, _)| method.as_str())
-            .collect();
+        let mut methods: Vec<_> =
+            self.0.keys().filter(|(_, listed)| listed == path).map(|(method, _)| method.as_str()).collect();
         methods.sort_unstable();
         HeaderValue::from_str(&methods.join(", ")).ok()
     }
 
     pub fn get(&self, method: &Method, path: &str) -> Option<&Access> {
-        let method = if method == Method::HEAD {
-            &Method::GET
-        } else {
-            method
-        };
+        let method = if method == Method::HEAD { &Method::GET } else { method };
         self.0.get(&(method.clone(), path.to_owned()))
     }
 }
@@ -93,11 +79,8 @@ pub async fn authorize(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let path = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map(|path| path.as_str().to_owned())
-        .unwrap_or_default();
+    let path =
+        request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
     let wanted = match access.get(request.method(), &path) {
         Some(Access::Public) => return next.run(request).await,
         Some(Access::AnyOf(scopes)) => scopes.clone(),
@@ -117,10 +100,7 @@ pub async fn authorize(
                 next.run(request).await
             } else {
                 let names: Vec<_> = wanted.iter().map(|scope| scope.as_str()).collect();
-                let detail = format!(
-                    "this needs the scope {}: use a key which has it",
-                    names.join(" or ")
-                );
+                let detail = format!("this needs the scope {}: use a key which has it", names.join(" or "));
                 Problem::new(&FORBIDDEN, detail).into_response()
             };
             if let Some(limit) = limit {
@@ -136,15 +116,9 @@ pub async fn authorize(
 async fn authenticate(state: &AppState, header: Option<HeaderValue>) -> Result<Caller, Problem> {
     let header = header
         .ok_or_else(|| Problem::unauthenticated("send an API key as Authorization: Bearer vla_live_…"))?;
-    let (scheme, key) = header
-        .to_str()
-        .ok()
-        .and_then(|value| value.split_once(' '))
-        .unwrap_or_default();
+    let (scheme, key) = header.to_str().ok().and_then(|value| value.split_once(' ')).unwrap_or_default();
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Problem::unauthenticated(
-            "send the API key as Authorization: Bearer vla_live_…",
-        ));
+        return Err(Problem::unauthenticated("send the API key as Authorization: Bearer vla_live_…"));
     }
     let key = ApiKey::parse(key.trim()).map_err(|fault| {
         Problem::unauthenticated(match fault {
@@ -159,10 +133,7 @@ async fn authenticate(state: &AppState, header: Option<HeaderValue>) -> Result<C
         .principal(&key.hash(), now)
         .await?
         .ok_or_else(|| Problem::unauthenticated("the API key is unknown, expired or revoked"))?;
-    if principal
-        .last_used_at
-        .is_none_or(|last| last + TOUCH_EVERY <= now)
-    {
+    if principal.last_used_at.is_none_or(|last| last + TOUCH_EVERY <= now) {
         let (store, key_id) = (state.store.clone(), principal.key_id);
         tokio::spawn(async move {
             if let Err(error) = store.touch_key(key_id, now).await {

@@ -43,9 +43,7 @@ impl Cursors {
         let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| refused())?;
         let (seal, position) = bytes.split_at_checked(SEAL).ok_or_else(refused)?;
         let position = std::str::from_utf8(position).map_err(|_| refused())?;
-        self.mac(query, position)
-            .verify_truncated_left(seal)
-            .map_err(|_| refused())?;
+        self.mac(query, position).verify_truncated_left(seal).map_err(|_| refused())?;
         position.parse().map_err(|_| refused())
     }
 

@@ -72,9 +72,7 @@ fn is_json(headers: &HeaderMap) -> bool {
         return false;
     };
     let mut parts = content_type.split(';');
-    let json = parts
-        .next()
-        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
+    let json = parts.next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
     json && parts.all(|parameter| {
         let parameter = parameter.trim().to_ascii_lowercase();
         !parameter.starts_with("charset=") || matches!(&parameter["charset=".len()..], "utf-8" | "\"utf-8\"")
@@ -86,19 +84,12 @@ async fn collect(request: Request, max_bytes: usize) -> Result<Bytes, Problem> {
     match tokio::time::timeout(BODY_TIMEOUT, body.collect()).await {
         Err(_) => Err(Problem::new(
             &REQUEST_TIMEOUT,
-            format!(
-                "the body did not arrive within {} seconds",
-                BODY_TIMEOUT.as_secs()
-            ),
+            format!("the body did not arrive within {} seconds", BODY_TIMEOUT.as_secs()),
         )),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::new(
-            &BODY_TOO_LARGE,
-            format!("at most {max_bytes} bytes are taken"),
-        )),
-        Ok(Err(_)) => Err(Problem::new(
-            &MALFORMED_JSON,
-            "the body ended before it was whole",
-        )),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Problem::new(&BODY_TOO_LARGE, format!("at most {max_bytes} bytes are taken")))
+        }
+        Ok(Err(_)) => Err(Problem::new(&MALFORMED_JSON, "the body ended before it was whole")),
         Ok(Ok(body)) => Ok(body.to_bytes()),
     }
 }
@@ -142,9 +133,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathAuditId {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        path_parameter(parts, state, input::number(1, MAX_AUDIT_ID))
-            .await
-            .map(Self)
+        path_parameter(parts, state, input::number(1, MAX_AUDIT_ID)).await.map(Self)
     }
 }
 
@@ -210,11 +199,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         // `auth::authorize` has put it there; a route which it does not guard has no caller.
-        parts
-            .extensions
-            .get()
-            .cloned()
-            .ok_or_else(|| Problem::new(&UNAUTHENTICATED, "an API key is needed"))
+        parts.extensions.get().cloned().ok_or_else(|| Problem::new(&UNAUTHENTICATED, "an API key is needed"))
     }
 }
 
@@ -258,10 +243,7 @@ impl FromRequestParts<AppState> for Origin {
             changed_by: caller.principal.name(),
             ip_address: address.map(IpNetwork::from),
             user_agent,
-            request_id: parts
-                .extensions
-                .get::<RequestId>()
-                .map(|RequestId(id)| id.clone()),
+            request_id: parts.extensions.get::<RequestId>().map(|RequestId(id)| id.clone()),
         })
     }
 }
@@ -308,16 +290,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Precondition {
             (Some("*"), None) => Ok(Self::Given),
             (None, Some("*")) => Ok(Self::NeverGiven),
             (Some(tags), None) => versions(tags).map(Self::Versions).ok_or_else(|| {
-                refuse(
-                    &IF_MATCH,
-                    "If-Match takes the ETag of the consent, such as \"3\", or *",
-                )
+                refuse(&IF_MATCH, "If-Match takes the ETag of the consent, such as \"3\", or *")
             }),
             (None, Some(_)) => Err(refuse(&IF_NONE_MATCH, "on a write, If-None-Match takes * alone")),
-            (Some(_), Some(_)) => Err(refuse(
-                &IF_MATCH,
-                "give either If-Match or If-None-Match, not both",
-            )),
+            (Some(_), Some(_)) => Err(refuse(&IF_MATCH, "give either If-Match or If-None-Match, not both")),
         }
     }
 }
@@ -328,10 +304,7 @@ fn versions(tags: &str) -> Option<Vec<i32>> {
     for tag in tags.split(',') {
         let tag = tag.trim();
         let strong = tag.strip_prefix("W/").unwrap_or(tag);
-        let inner = strong
-            .strip_prefix('"')?
-            .strip_suffix('"')
-            .filter(|_| strong.len() >= 2)?;
+        let inner = strong.strip_prefix('"')?.strip_suffix('"').filter(|_| strong.len() >= 2)?;
         if strong.len() == tag.len() {
             // A tag which is no number is some other resource's: it matches nothing.
             versions.extend(inner.parse::<i32>().ok());
@@ -353,11 +326,8 @@ pub fn not_modified(headers: &HeaderMap, version: i32) -> bool {
 
 /// All values of a header that is a list.
 fn header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let values: Vec<_> = headers
-        .get_all(name)
-        .iter()
-        .map(|value| String::from_utf8_lossy(value.as_bytes()))
-        .collect();
+    let values: Vec<_> =
+        headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     (!values.is_empty()).then(|| values.join(", ").trim().to_owned())
 }
 

@@ -28,11 +28,7 @@ impl Fields {
     /// An object within the body, at a JSON pointer.
     pub fn at(value: Value, path: String) -> Result<Self, Fault> {
         match value {
-            Value::Object(object) => Ok(Self {
-                object,
-                path,
-                faults: Vec::new(),
-            }),
+            Value::Object(object) => Ok(Self { object, path, faults: Vec::new() }),
             _ => Err(Fault::body(path, "not_an_object", "a JSON object is wanted")),
         }
     }
@@ -90,11 +86,7 @@ impl Fields {
         if let Some(value) = self.object.remove(name) {
             return self.keep(name, read(value));
         }
-        self.faults.push(Fault::body(
-            self.pointer(name),
-            "required",
-            format!("{name} is required"),
-        ));
+        self.faults.push(Fault::body(self.pointer(name), "required", format!("{name} is required")));
         None
     }
 
@@ -110,8 +102,7 @@ impl Fields {
     pub fn finish(mut self) -> Vec<Fault> {
         for name in self.object.keys() {
             let detail = format!("there is no field {name:?}: check its spelling");
-            self.faults
-                .push(Fault::body(self.pointer(name), "unknown_field", detail));
+            self.faults.push(Fault::body(self.pointer(name), "unknown_field", detail));
         }
         self.faults
     }
@@ -139,11 +130,7 @@ impl Params {
         for (index, (name, _)) in pairs.iter().enumerate() {
             let first = pairs.iter().position(|(other, _)| other == name) == Some(index);
             if !first {
-                faults.push(Fault::parameter(
-                    name,
-                    "repeated",
-                    format!("{name} is given more than once"),
-                ));
+                faults.push(Fault::parameter(name, "repeated", format!("{name} is given more than once")));
             }
         }
         Self { pairs, faults }
@@ -167,21 +154,12 @@ impl Params {
 
     pub fn finish(mut self) -> Result<(), Error> {
         for (name, _) in &self.pairs {
-            if !self
-                .faults
-                .iter()
-                .any(|fault| fault.parameter.as_deref() == Some(name))
-            {
+            if !self.faults.iter().any(|fault| fault.parameter.as_deref() == Some(name)) {
                 let detail = format!("there is no parameter {name:?}: check its spelling");
-                self.faults
-                    .push(Fault::parameter(name, "unknown_parameter", detail));
+                self.faults.push(Fault::parameter(name, "unknown_parameter", detail));
             }
         }
-        if self.faults.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::InvalidParameters(self.faults))
-        }
+        if self.faults.is_empty() { Ok(()) } else { Err(Error::InvalidParameters(self.faults)) }
     }
 }
 
@@ -193,10 +171,7 @@ pub fn string<T>(read: impl FnOnce(&str) -> Result<T, Broken>) -> impl FnOnce(Va
     }
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "readers take the value which a field gives up"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "readers take the value which a field gives up")]
 pub fn boolean(value: Value) -> Result<bool, Broken> {
     match value {
         Value::Bool(value) => Ok(value),
@@ -206,10 +181,7 @@ pub fn boolean(value: Value) -> Result<bool, Broken> {
 
 /// A number without a fraction: to JSON Schema, and so to clients made from the document, `3.0` is one too.
 pub fn integer(min: i64, max: i64) -> impl Fn(Value) -> Result<i64, Broken> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "53 bits hold every limit that is asked for exactly"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "53 bits hold every limit that is asked for exactly")]
     let whole =
         |number: f64| (number.fract() == 0.0 && number.abs() < 2_f64.powi(53)).then_some(number as i64);
     move |value| {
@@ -226,10 +198,7 @@ pub fn integer(min: i64, max: i64) -> impl Fn(Value) -> Result<i64, Broken> {
 pub fn text(max: usize) -> impl Fn(&str) -> Result<String, Broken> {
     move |text| {
         if text.contains('\0') {
-            Err((
-                "nul_character",
-                "the text must not hold a NUL character".to_owned(),
-            ))
+            Err(("nul_character", "the text must not hold a NUL character".to_owned()))
         } else if text.chars().count() > max {
             Err(("too_long", format!("at most {max} characters are wanted")))
         } else {
@@ -252,13 +221,10 @@ pub fn nonempty(max: usize) -> impl Fn(&str) -> Result<String, Broken> {
 /// One of a few words.
 pub fn choice<T: Copy>(all: &'static [T], name: fn(T) -> &'static str) -> impl Fn(&str) -> Result<T, Broken> {
     move |text| {
-        all.iter()
-            .copied()
-            .find(|value| name(*value) == text)
-            .ok_or_else(|| {
-                let names: Vec<_> = all.iter().map(|value| format!("\"{}\"", name(*value))).collect();
-                ("unknown_value", format!("one of {} is wanted", names.join(", ")))
-            })
+        all.iter().copied().find(|value| name(*value) == text).ok_or_else(|| {
+            let names: Vec<_> = all.iter().map(|value| format!("\"{}\"", name(*value))).collect();
+            ("unknown_value", format!("one of {} is wanted", names.join(", ")))
+        })
     }
 }
 
@@ -266,21 +232,14 @@ pub fn uuid(text: &str) -> Result<Uuid, Broken> {
     // Only the form with hyphens: each customer has one spelling.
     match Uuid::try_parse(text) {
         Ok(id) if text.len() == 36 => Ok(id),
-        _ => Err((
-            "not_a_uuid",
-            "a UUID such as 123e4567-e89b-12d3-a456-426614174000 is wanted".to_owned(),
-        )),
+        _ => Err(("not_a_uuid", "a UUID such as 123e4567-e89b-12d3-a456-426614174000 is wanted".to_owned())),
     }
 }
 
 /// RFC 3339, microseconds kept.
 pub fn time(text: &str) -> Result<DateTime<Utc>, Broken> {
-    let time = DateTime::parse_from_rfc3339(text).map_err(|_| {
-        (
-            "not_a_time",
-            "a time such as 2026-01-31T12:00:00Z is wanted (RFC 3339)".to_owned(),
-        )
-    })?;
+    let time = DateTime::parse_from_rfc3339(text)
+        .map_err(|_| ("not_a_time", "a time such as 2026-01-31T12:00:00Z is wanted (RFC 3339)".to_owned()))?;
     // PostgreSQL reaches further back, but a year below 1 has no place in RFC 3339.
     if time.to_utc().timestamp() < -62_135_596_800 {
         return Err(("not_a_time", "a time after the year 0 is wanted".to_owned()));
@@ -299,21 +258,13 @@ pub fn flag(text: &str) -> Result<bool, Broken> {
 pub fn number(min: i64, max: i64) -> impl Fn(&str) -> Result<i64, Broken> {
     move |text| match text.parse() {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
-        _ => Err((
-            "out_of_range",
-            format!("a whole number from {min} to {max} is wanted"),
-        )),
+        _ => Err(("out_of_range", format!("a whole number from {min} to {max} is wanted"))),
     }
 }
 
 /// An address or a network in CIDR notation.
 pub fn network(text: &str) -> Result<IpNetwork, Broken> {
-    let wanted = || {
-        (
-            "not_an_address",
-            "an address or a network such as 203.0.113.0/24 is wanted".to_owned(),
-        )
-    };
+    let wanted = || ("not_an_address", "an address or a network such as 203.0.113.0/24 is wanted".to_owned());
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNetwork::from(address));
     }

@@ -26,10 +26,7 @@ pub struct Gate {
 impl Gate {
     pub fn new(reads: usize, writes: usize) -> Self {
         let budget = |places: usize| Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)));
-        Self {
-            reads: budget(reads),
-            writes: budget(writes),
-        }
+        Self { reads: budget(reads), writes: budget(writes) }
     }
 
     /// A place for a read; `None` when none came free in time.

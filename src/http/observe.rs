@@ -59,14 +59,9 @@ impl RequestId {
     fn of(headers: &HeaderMap) -> Self {
         let sane = |id: &&str| {
             (1..=LONGEST_ID).contains(&id.len())
-                && id
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
+                && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
         };
-        let theirs = headers
-            .get(REQUEST_ID)
-            .and_then(|value| value.to_str().ok())
-            .filter(sane);
+        let theirs = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(sane);
         Self(theirs.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned))
     }
 }
@@ -129,15 +124,7 @@ impl Line {
                 "request"
             );
         } else {
-            tracing::info!(
-                method,
-                route,
-                status = status_code,
-                duration_ms,
-                request_id,
-                key,
-                "request"
-            );
+            tracing::info!(method, route, status = status_code, duration_ms, request_id, key, "request");
         }
     }
 }
@@ -149,13 +136,7 @@ impl Drop for Line {
         }
         let (method, route, request_id) = (self.method.as_str(), self.route(), self.id.as_str());
         let duration_ms = milliseconds(self.started.elapsed());
-        tracing::info!(
-            method,
-            route,
-            duration_ms,
-            request_id,
-            "request given up by its client"
-        );
+        tracing::info!(method, route, duration_ms, request_id, "request given up by its client");
     }
 }
 

@@ -48,10 +48,7 @@ impl Pace {
             multiplexed: false,
             stalled_since: None,
         };
-        Self {
-            limits,
-            state: Mutex::new(state),
-        }
+        Self { limits, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -121,10 +118,7 @@ pub(super) struct InFlight(Arc<Pace>);
 
 impl InFlight {
     pub(super) fn until_the_end_of(self, body: Body) -> AnswerBody {
-        AnswerBody {
-            body,
-            _in_flight: self,
-        }
+        AnswerBody { body, _in_flight: self }
     }
 }
 

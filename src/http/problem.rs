@@ -89,13 +89,7 @@ pub struct ProblemDocument<'a> {
 
 impl Problem {
     pub fn new(kind: &'static Kind, detail: impl Into<String>) -> Self {
-        Self {
-            kind,
-            detail: detail.into(),
-            faults: Vec::new(),
-            headers: Vec::new(),
-            cause: None,
-        }
+        Self { kind, detail: detail.into(), faults: Vec::new(), headers: Vec::new(), cause: None }
     }
 
     pub fn faults(kind: &'static Kind, faults: Vec<Fault>) -> Self {
@@ -103,10 +97,7 @@ impl Problem {
             [only] => only.detail.clone(),
             several => format!("{} things are wrong: see errors", several.len()),
         };
-        Self {
-            faults,
-            ..Self::new(kind, detail)
-        }
+        Self { faults, ..Self::new(kind, detail) }
     }
 
     #[must_use]
@@ -158,9 +149,7 @@ impl Problem {
         };
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = (self.kind.status, body).into_response();
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         for (name, value) in &self.headers {
             response.headers_mut().insert(name, value.clone());
         }
@@ -227,13 +216,7 @@ impl From<Error> for Problem {
 
 /// The section of `docs/problems.md` which tells of a kind.
 pub fn documentation(slug: &str) -> Option<&'static str> {
-    include_str!("../../docs/problems.md")
-        .split("\n## ")
-        .skip(1)
-        .find_map(|section| {
-            section
-                .split_once('\n')
-                .filter(|(name, _)| name.trim() == slug)
-                .map(|(_, text)| text.trim())
-        })
+    include_str!("../../docs/problems.md").split("\n## ").skip(1).find_map(|section| {
+        section.split_once('\n').filter(|(name, _)| name.trim() == slug).map(|(_, text)| text.trim())
+    })
 }

@@ -52,18 +52,12 @@ struct Allowance {
 impl Rates {
     /// Counts one request. `Ok(None)`: the key has no limit. `Err`: it is over.
     pub fn take(&self, principal: &Principal, now: DateTime<Utc>) -> Result<Option<Limit>, Limit> {
-        let limits = [
-            ("minute", principal.rate_limit_rpm, MINUTE),
-            ("day", principal.rate_limit_rpd, DAY),
-        ];
+        let limits = [("minute", principal.rate_limit_rpm, MINUTE), ("day", principal.rate_limit_rpd, DAY)];
         if limits.iter().all(|(_, quota, _)| quota.is_none()) {
             return Ok(None);
         }
         let now = now.timestamp();
-        let mut keys = self
-            .keys
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut keys = self.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if keys.len() > REMEMBERED {
             keys.retain(|_, [_, day]| now < day.start + DAY);
         }
@@ -75,10 +69,7 @@ impl Rates {
                 continue;
             };
             if now >= window.start + length || now < window.start {
-                *window = Window {
-                    start: now - now.rem_euclid(length),
-                    used: 0,
-                };
+                *window = Window { start: now - now.rem_euclid(length), used: 0 };
             }
             over |= window.used >= quota;
             let reset = window.start + length - now;
@@ -116,20 +107,13 @@ impl Limit {
 
     pub fn problem(&self) -> Problem {
         // The longest window which is used up says when to come back.
-        let wait = self
-            .windows
-            .iter()
-            .filter(|one| one.remaining == 0)
-            .map(|one| one.reset)
-            .max()
-            .unwrap_or(1);
+        let wait =
+            self.windows.iter().filter(|one| one.remaining == 0).map(|one| one.reset).max().unwrap_or(1);
         let mut headers = HeaderMap::new();
         self.describe(&mut headers);
-        let mut problem = Problem::new(
-            &RATE_LIMITED,
-            format!("this API key may call again in {wait} seconds"),
-        )
-        .with_header(RETRY_AFTER, wait.to_string());
+        let mut problem =
+            Problem::new(&RATE_LIMITED, format!("this API key may call again in {wait} seconds"))
+                .with_header(RETRY_AFTER, wait.to_string());
         for (name, value) in headers {
             if let Some(name) = name {
                 problem = problem.with_header(name, value);

@@ -22,14 +22,11 @@ pub struct Once(Option<Attempt>);
 
 impl Once {
     pub fn new(caller: &Caller, key: &IdempotencyKey, route: &str, body: &Bytes) -> Self {
-        Self(key.0.as_ref().map(|key| {
-            Attempt::new(
-                caller.principal.key_id,
-                &caller.key,
-                key,
-                &[route.as_bytes(), body],
-            )
-        }))
+        Self(
+            key.0.as_ref().map(|key| {
+                Attempt::new(caller.principal.key_id, &caller.key, key, &[route.as_bytes(), body])
+            }),
+        )
     }
 
     /// Creates something and answers 201, or answers a retry as the first time. What is created, the answer that is kept
@@ -46,9 +43,7 @@ impl Once {
             {
                 let mut response = json_answer(StatusCode::CREATED, answer);
                 let name = HeaderName::from_static("idempotency-replayed");
-                response
-                    .headers_mut()
-                    .insert(name, HeaderValue::from_static("true"));
+                response.headers_mut().insert(name, HeaderValue::from_static("true"));
                 return Ok(response);
             }
             let created = make(&mut transaction).await?;

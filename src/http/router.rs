@@ -65,11 +65,7 @@ const HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Every operation that the OpenAPI document lists.
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(spec::Spec::openapi())
-        .routes(routes!(
-            consent::get_consent,
-            consent::put_consent,
-            consent::withdraw_consent
-        ))
+        .routes(routes!(consent::get_consent, consent::put_consent, consent::withdraw_consent))
         .routes(routes!(consent::list_consents))
         .routes(routes!(permissions::get_permissions))
         .routes(routes!(permissions::check_permissions))
@@ -94,11 +90,7 @@ pub fn router(state: AppState) -> Router {
     let access = Arc::new(AccessTable::from_spec(&document));
     let guard = from_fn_with_state((state.clone(), access), authorize);
     let docs: Router<AppState> = SwaggerUi::new("/docs")
-        .config(
-            Config::from("/openapi.json")
-                .try_it_out_enabled(true)
-                .persist_authorization(false),
-        )
+        .config(Config::from("/openapi.json").try_it_out_enabled(true).persist_authorization(false))
         .into();
     api.method_not_allowed_fallback(|| async { Problem::method_not_allowed(None) })
         .route_layer(from_fn_with_state(state.clone(), within_limits))
@@ -133,11 +125,7 @@ async fn within_limits(State(state): State<AppState>, request: Request, next: Ne
         return next.run(request).await;
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let place = if reads {
-        state.gate.read().await
-    } else {
-        state.gate.write().await
-    };
+    let place = if reads { state.gate.read().await } else { state.gate.write().await };
     let Some(_place) = place else {
         return Problem::overloaded().into_response();
     };
@@ -149,11 +137,8 @@ async fn within_limits(State(state): State<AppState>, request: Request, next: Ne
 
 /// Refuses oversized requests, writes problems' bodies, adds the headers that every answer has.
 async fn finish(request: Request, next: Next) -> Response {
-    let request_id = request
-        .extensions()
-        .get::<RequestId>()
-        .map(|RequestId(id)| id.clone())
-        .unwrap_or_default();
+    let request_id =
+        request.extensions().get::<RequestId>().map(|RequestId(id)| id.clone()).unwrap_or_default();
     let (parts, body) = request.into_parts();
     let mut response = match server::oversize(&parts) {
         Some(status) => Problem::oversize(status).into_response(),
@@ -178,20 +163,13 @@ async fn finish(request: Request, next: Next) -> Response {
         response = Response::from_parts(parts, body);
     }
     let headers = response.headers_mut();
-    headers
-        .entry(CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers
         .entry(CONTENT_SECURITY_POLICY)
-        .or_insert(HeaderValue::from_static(
-            "default-src 'none'; frame-ancestors 'none'",
-        ));
+        .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(
-        STRICT_TRANSPORT_SECURITY,
-        HeaderValue::from_static("max-age=31536000"),
-    );
+    headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     response
 }
 

@@ -143,15 +143,11 @@ pub fn document() -> Document {
 /// The document as JSON, in which a parameter is absent or has a value, but is never null.
 pub fn json() -> Value {
     let mut document = serde_json::to_value(document()).unwrap_or_default();
-    let items = document
-        .get_mut("paths")
-        .and_then(Value::as_object_mut)
-        .into_iter()
-        .flat_map(Map::values_mut);
+    let items =
+        document.get_mut("paths").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut);
     let operations = items.filter_map(Value::as_object_mut).flat_map(Map::values_mut);
-    let parameters = operations
-        .filter_map(|operation| operation.get_mut("parameters")?.as_array_mut())
-        .flatten();
+    let parameters =
+        operations.filter_map(|operation| operation.get_mut("parameters")?.as_array_mut()).flatten();
     for schema in parameters.filter_map(|parameter| parameter.get_mut("schema")) {
         never_null(schema);
     }

@@ -35,23 +35,16 @@ pub async fn apply(
     now: DateTime<Utc>,
 ) -> Result<Outcome, Error> {
     let mut transaction = store.begin().await?;
-    let current = consents::lock(&mut transaction, customer_id)
-        .await?
-        .ok_or(Error::UnknownCustomer)?;
+    let current = consents::lock(&mut transaction, customer_id).await?.ok_or(Error::UnknownCustomer)?;
     precondition
         .check(current.version)
-        .map_err(|refusal| Error::VersionMoved {
-            current: refusal.current,
-        })?;
+        .map_err(|refusal| Error::VersionMoved { current: refusal.current })?;
     let change = match decision {
         Decision::Put(consent) => decide(&current, consent, false, now),
         Decision::Withdraw => decide(&current, &Consent::none(), true, now),
     };
     let Some(change) = change else {
-        return Ok(Outcome {
-            record: current,
-            created: false,
-        });
+        return Ok(Outcome { record: current, created: false });
     };
     let audit_id = consents::write(&mut transaction, customer_id, &change, by).await?;
     transaction.commit().await?;
@@ -62,8 +55,5 @@ pub async fn apply(
         change.version,
         Some(audit_id),
     );
-    Ok(Outcome {
-        record,
-        created: current.version == 0,
-    })
+    Ok(Outcome { record, created: current.version == 0 })
 }

@@ -51,9 +51,8 @@ pub async fn change(
     now: DateTime<Utc>,
 ) -> Result<Customer, Error> {
     let mut transaction = store.begin().await?;
-    let customer = customers::update(&mut transaction, customer_id, change, now)
-        .await?
-        .ok_or(Error::UnknownCustomer)?;
+    let customer =
+        customers::update(&mut transaction, customer_id, change, now).await?.ok_or(Error::UnknownCustomer)?;
     transaction.commit().await?;
     Ok(customer)
 }

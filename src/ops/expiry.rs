@@ -12,10 +12,7 @@ const BATCH: i64 = 200;
 
 /// Records all expiries that are due and returns how many; `None` when another replica is at it.
 pub async fn sweep(store: &Store, now: DateTime<Utc>) -> Result<Option<u64>, Error> {
-    let by = Attribution {
-        changed_by: "system:expiry".to_owned(),
-        ..Attribution::default()
-    };
+    let by = Attribution { changed_by: "system:expiry".to_owned(), ..Attribution::default() };
     let mut recorded = 0;
     loop {
         let mut transaction = store.begin().await?;

@@ -67,13 +67,8 @@ impl Attempt {
         if !idempotency::claim(connection, self.key_id, &self.idempotency_key_hash).await? {
             return Err(Error::IdempotencyInProgress);
         }
-        let kept = idempotency::find(
-            connection,
-            self.key_id,
-            &self.idempotency_key_hash,
-            now - KEPT_FOR,
-        )
-        .await?;
+        let kept =
+            idempotency::find(connection, self.key_id, &self.idempotency_key_hash, now - KEPT_FOR).await?;
         let Some(kept) = kept else { return Ok(None) };
         if kept.request_hash != self.request_hash {
             return Err(Error::IdempotencyKeyReused);
@@ -88,10 +83,7 @@ impl Attempt {
         answer: &[u8],
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
-        let kept = KeptAnswer {
-            request_hash: self.request_hash.clone(),
-            sealed_answer: self.seal(answer)?,
-        };
+        let kept = KeptAnswer { request_hash: self.request_hash.clone(), sealed_answer: self.seal(answer)? };
         idempotency::keep(connection, self.key_id, &self.idempotency_key_hash, &kept, now).await
     }
 
@@ -111,9 +103,7 @@ impl Attempt {
         let unreadable = || Error::Internal("a kept answer cannot be opened".to_owned());
         let (nonce, ciphertext) = sealed.split_at_checked(NONCE).ok_or_else(unreadable)?;
         let nonce = XNonce::try_from(nonce).expect("the nonce has its size");
-        self.cipher()
-            .decrypt(&nonce, ciphertext)
-            .map_err(|_| unreadable())
+        self.cipher().decrypt(&nonce, ciphertext).map_err(|_| unreadable())
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {

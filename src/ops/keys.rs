@@ -63,28 +63,16 @@ pub async fn rotate(
 ) -> Result<(ApiKeyRecord, ApiKey, DateTime<Utc>), Error> {
     let old = lock_within_reach(connection, caller, key_id).await?;
     if !old.is_active || old.expires_at.is_some_and(|end| end <= now) {
-        return Err(Error::Conflict(
-            "a key which is revoked or expired cannot be rotated: create a new one",
-        ));
+        return Err(Error::Conflict("a key which is revoked or expired cannot be rotated: create a new one"));
     }
     if old.replaced_by.is_some() {
-        return Err(Error::Conflict(
-            "this key was rotated already: rotate the key which replaced it",
-        ));
+        return Err(Error::Conflict("this key was rotated already: rotate the key which replaced it"));
     }
     let new = NewKey {
         customer_id: old.customer_id,
         key_name: old.key_name,
-        scopes: old
-            .scopes
-            .iter()
-            .filter_map(|scope| Scope::parse(scope))
-            .collect(),
-        kind: if old.key_prefix.starts_with("vla_test_") {
-            KeyKind::Test
-        } else {
-            KeyKind::Live
-        },
+        scopes: old.scopes.iter().filter_map(|scope| Scope::parse(scope)).collect(),
+        kind: if old.key_prefix.starts_with("vla_test_") { KeyKind::Test } else { KeyKind::Live },
         rate_limit_override_rpm: old.rate_limit_override_rpm,
         expires_at: old.expires_at,
     };
@@ -99,9 +87,7 @@ async fn lock_within_reach(
     caller: &Principal,
     key_id: Uuid,
 ) -> Result<ApiKeyRecord, Error> {
-    let key = keys::lock(connection, key_id)
-        .await?
-        .ok_or(Error::UnknownApiKey)?;
+    let key = keys::lock(connection, key_id).await?.ok_or(Error::UnknownApiKey)?;
     // To a customer, a key of somebody else is as unknown as one that never was.
     if caller.customer_id.is_some() && caller.customer_id != key.customer_id {
         return Err(Error::UnknownApiKey);

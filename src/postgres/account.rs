@@ -45,11 +45,7 @@ impl Account {
     /// reach the server, and its messages must be in English.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command
-            .env_clear()
-            .env("LC_ALL", "C")
-            .env("PATH", "/usr/bin:/bin")
-            .current_dir("/");
+        command.env_clear().env("LC_ALL", "C").env("PATH", "/usr/bin:/bin").current_dir("/");
         if let Self(Some(user)) = self {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         }
@@ -71,11 +67,7 @@ impl Account {
     /// Writes a file that only this account can read.
     pub fn private_file(&self, path: &Path, text: &str) -> io::Result<()> {
         remove_file(path)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         self.own(path)
@@ -113,10 +105,7 @@ impl Account {
         }
         let mut parents: Vec<&Path> = directory.ancestors().collect();
         parents.reverse();
-        let closed = parents
-            .into_iter()
-            .find(|parent| runs_in(parent).is_err())
-            .unwrap_or(directory);
+        let closed = parents.into_iter().find(|parent| runs_in(parent).is_err()).unwrap_or(directory);
         Err(StartError::new(format!(
             "PostgreSQL does not run as root but as user {name}, who cannot enter {closed}: choose another place with \
              --data-dir DIR, or open it with `chmod o+x {closed}`",

@@ -33,10 +33,7 @@ pub fn create(place: &Place, programs: &Programs, account: &Account) -> Result<P
     {
         return Err(refusal("remove", &place.unfinished, &error));
     }
-    let passwords = Passwords {
-        owner: random_password()?,
-        service: random_password()?,
-    };
+    let passwords = Passwords { owner: random_password()?, service: random_password()? };
     place.keep(&passwords)?;
     initdb(place, programs, account, &passwords)?;
     create_roles(place, programs, account, &passwords)?;
@@ -49,9 +46,7 @@ pub fn create(place: &Place, programs: &Programs, account: &Account) -> Result<P
 fn random_password() -> Result<Secret, StartError> {
     let mut bytes = [0; 24];
     getrandom::fill(&mut bytes).map_err(|error| {
-        StartError::new(format!(
-            "the system gives no random bytes ({error}): see getrandom(2)"
-        ))
+        StartError::new(format!("the system gives no random bytes ({error}): see getrandom(2)"))
     })?;
     Ok(Secret::from(URL_SAFE_NO_PAD.encode(bytes)))
 }
@@ -69,13 +64,7 @@ fn initdb(
     let run = |locale: &str| {
         let mut command = account.command(&programs.program("initdb"));
         command
-            .args([
-                "--username",
-                OWNER,
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                "--data-checksums",
-            ])
+            .args(["--username", OWNER, "--auth=scram-sha-256", "--encoding=UTF8", "--data-checksums"])
             .args(["--lc-messages=C", "--no-instructions", "--locale", locale])
             .arg("--pwfile")
             .arg(&password_file)
@@ -108,24 +97,14 @@ fn create_roles(
     );
     let mut command = account.command(&programs.program("postgres"));
     command
-        .args([
-            "--single",
-            "-c",
-            "exit_on_error=on",
-            "-c",
-            "log_min_error_statement=panic",
-            "-D",
-        ])
+        .args(["--single", "-c", "exit_on_error=on", "-c", "log_min_error_statement=panic", "-D"])
         .arg(&place.unfinished)
         .arg("postgres");
     succeeded("postgres --single", &place.unfinished, run(command, &statements))
 }
 
 fn run(mut command: Command, input: &str) -> io::Result<Output> {
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // This thread waits below until the program has ended, as the signal needs it.
     die_with_us(&mut command, Signal::SIGKILL);
     let mut child = command.spawn()?;

@@ -76,14 +76,9 @@ impl Launcher {
     }
 
     async fn launch_once(&self) -> Result<Result<Server, String>, StartError> {
-        let mut server = Server::spawn(self.command(), Signal::SIGINT)
-            .await
-            .map_err(|error| {
-                StartError::new(format!(
-                    "cannot run {}: {error}",
-                    self.programs.program("postgres").display()
-                ))
-            })?;
+        let mut server = Server::spawn(self.command(), Signal::SIGINT).await.map_err(|error| {
+            StartError::new(format!("cannot run {}: {error}", self.programs.program("postgres").display()))
+        })?;
         match tokio::time::timeout(LONGEST_RECOVERY, server.ready()).await {
             Ok(Ok(())) => Ok(Ok(server)),
             Ok(Err(words)) => Ok(Err(words)),
@@ -96,11 +91,7 @@ impl Launcher {
 
     fn command(&self) -> Command {
         let mut command = self.account.command(&self.programs.program("postgres"));
-        command
-            .arg("-D")
-            .arg(&self.place.data)
-            .arg("-p")
-            .arg(PORT.to_string());
+        command.arg("-D").arg(&self.place.data).arg("-p").arg(PORT.to_string());
         command.arg("-c").arg(self.socket_setting());
         for setting in SETTINGS {
             command.args(["-c", setting]);
@@ -141,9 +132,7 @@ impl Launcher {
                 self.programs.program("pg_ctl").display()
             ));
         }
-        let fatal = words
-            .lines()
-            .rfind(|line| line.starts_with("FATAL:") || line.starts_with("PANIC:"));
+        let fatal = words.lines().rfind(|line| line.starts_with("FATAL:") || line.starts_with("PANIC:"));
         let cause = fatal.map_or_else(|| words.replace('\n', "; "), str::to_owned);
         StartError::new(format!(
             "PostgreSQL does not start on {data} ({cause}): see its whole log with --log info,postgres=debug, or restore \

@@ -70,12 +70,7 @@ impl Cluster {
         let (owner, service) = (launcher.owner.clone(), launcher.service.clone());
         let (stop, asked_to_stop) = oneshot::channel();
         let supervisor = tokio::spawn(supervise(launcher, server, asked_to_stop));
-        Ok(Self {
-            owner,
-            service,
-            stop,
-            supervisor,
-        })
+        Ok(Self { owner, service, stop, supervisor })
     }
 
     /// Stops it in good order, within half a minute.
@@ -94,11 +89,8 @@ fn prepare(settings: &Settings) -> Result<Launcher, StartError> {
     let programs = Programs::find(settings.bindir.as_deref(), place.major()?)?;
     let lock = place.claim(&account)?;
     account.check_reach(&programs.program("postgres"), &place.directory)?;
-    let passwords = if place.exists()? {
-        place.passwords()?
-    } else {
-        creation::create(&place, &programs, &account)?
-    };
+    let passwords =
+        if place.exists()? { place.passwords()? } else { creation::create(&place, &programs, &account)? };
     let options = |user: &str, password: &str| {
         PgConnectOptions::new_without_pgpass()
             .socket(&place.directory)

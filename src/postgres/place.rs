@@ -49,18 +49,11 @@ impl Place {
                 data_dir.display()
             )));
         }
-        Ok(Self {
-            data: directory.join("data"),
-            unfinished: directory.join("data.new"),
-            directory,
-            data_dir,
-        })
+        Ok(Self { data: directory.join("data"), unfinished: directory.join("data.new"), directory, data_dir })
     }
 
     pub fn exists(&self) -> Result<bool, StartError> {
-        self.data
-            .try_exists()
-            .map_err(|error| refusal("read", &self.data, &error))
+        self.data.try_exists().map_err(|error| refusal("read", &self.data, &error))
     }
 
     /// The version which the cluster was made with, if there is one.
@@ -146,11 +139,7 @@ impl Place {
         let text = format!("{}\n{}\n", passwords.owner.reveal(), passwords.service.reveal());
         let write = || -> io::Result<()> {
             remove_file(&file)?;
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&file)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             File::open(&self.data_dir)?.sync_all()
@@ -162,12 +151,7 @@ impl Place {
     pub fn postmaster(&self) -> Option<i32> {
         let text = fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
         // A server for a single user writes its id as a negative number.
-        text.lines()
-            .next()?
-            .trim()
-            .parse()
-            .ok()
-            .filter(|process| *process > 1)
+        text.lines().next()?.trim().parse().ok().filter(|process| *process > 1)
     }
 
     /// Ours and not the server's, so it lies beside the server's directory.

@@ -44,10 +44,7 @@ impl Programs {
         }
         let seen = match (bindir, found.first()) {
             (Some(bindir), None) => {
-                format!(
-                    "there are no PostgreSQL server programs (postgres, initdb) in {}",
-                    bindir.display()
-                )
+                format!("there are no PostgreSQL server programs (postgres, initdb) in {}", bindir.display())
             }
             (None, None) => "no PostgreSQL server programs (postgres, initdb) are found".to_owned(),
             (_, Some(other)) => {
@@ -74,10 +71,7 @@ impl Programs {
             return None;
         }
         let version = output(Command::new(bindir.join("postgres")).arg("--version"))?;
-        Some(Self {
-            major: major(&version)?,
-            bindir,
-        })
+        Some(Self { major: major(&version)?, bindir })
     }
 
     pub fn program(&self, name: &str) -> PathBuf {
@@ -92,9 +86,7 @@ impl Programs {
 /// The 15 of `postgres (PostgreSQL) 15.6 (Debian 15.6-0+deb12u1)`, of `17beta1` the 17.
 fn major(version: &str) -> Option<u32> {
     let number = version.split_once("(PostgreSQL) ")?.1;
-    let digits = number
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(number.len());
+    let digits = number.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(number.len());
     number[..digits].parse().ok()
 }
 
@@ -140,31 +132,16 @@ fn output(command: &mut Command) -> Option<String> {
 fn advice(major: Option<u32>) -> String {
     let version = |before: &str| major.map(|major| format!("{before}{major}")).unwrap_or_default();
     let managers = [
-        (
-            "/usr/bin/apt-get",
-            format!("apt-get install postgresql{}", version("-")),
-        ),
+        ("/usr/bin/apt-get", format!("apt-get install postgresql{}", version("-"))),
         ("/usr/bin/dnf", "dnf install postgresql-server".to_owned()),
-        (
-            "/usr/bin/zypper",
-            format!("zypper install postgresql{}-server", version("")),
-        ),
+        ("/usr/bin/zypper", format!("zypper install postgresql{}-server", version(""))),
         ("/usr/bin/pacman", "pacman -S postgresql".to_owned()),
         ("/sbin/apk", format!("apk add postgresql{}", version(""))),
-        (
-            "/opt/homebrew/bin/brew",
-            format!("brew install postgresql@{}", major.unwrap_or(17)),
-        ),
-        (
-            "/usr/local/bin/brew",
-            format!("brew install postgresql@{}", major.unwrap_or(17)),
-        ),
+        ("/opt/homebrew/bin/brew", format!("brew install postgresql@{}", major.unwrap_or(17))),
+        ("/usr/local/bin/brew", format!("brew install postgresql@{}", major.unwrap_or(17))),
     ];
-    managers
-        .into_iter()
-        .find(|(manager, _)| Path::new(manager).exists())
-        .map_or_else(
-            || "install PostgreSQL".to_owned(),
-            |(_, command)| format!("install them with `{command}`"),
-        )
+    managers.into_iter().find(|(manager, _)| Path::new(manager).exists()).map_or_else(
+        || "install PostgreSQL".to_owned(),
+        |(_, command)| format!("install them with `{command}`"),
+    )
 }

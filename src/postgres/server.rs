@@ -33,10 +33,7 @@ impl Server {
     /// Starts `command`, which must log to its standard error in English. When this process dies, whichever way, the
     /// server gets `last_signal`.
     pub async fn spawn(mut command: Command, last_signal: Signal) -> io::Result<Self> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         // A group of its own, or Ctrl-C in a terminal would stop the database before we have drained.
         command.process_group(0);
         die_with_us(&mut command, last_signal);
@@ -44,30 +41,23 @@ impl Server {
         let (spawned, outcome) = oneshot::channel();
         let (progress, state) = watch::channel(State::Starting);
         // The signal is sent when the thread that forked ends, so that thread stays until the server is gone.
-        thread::Builder::new()
-            .name("postgres".to_owned())
-            .spawn(move || {
-                match command.spawn() {
-                    Ok(child) => {
-                        // Without a receiver nobody waits any more; the server is then told to stop by `Drop`.
-                        let _ = spawned.send(Ok(pid_of(&child)));
-                        attend(child, &progress);
-                    }
-                    Err(error) => drop(spawned.send(Err(error))),
+        thread::Builder::new().name("postgres".to_owned()).spawn(move || {
+            match command.spawn() {
+                Ok(child) => {
+                    // Without a receiver nobody waits any more; the server is then told to stop by `Drop`.
+                    let _ = spawned.send(Ok(pid_of(&child)));
+                    attend(child, &progress);
                 }
-            })?;
+                Err(error) => drop(spawned.send(Err(error))),
+            }
+        })?;
         let pid = outcome.await.map_err(io::Error::other)??;
         Ok(Self { pid, state })
     }
 
     /// Waits until connections are accepted; if the server ends instead, tells its last words.
     pub async fn ready(&mut self) -> Result<(), String> {
-        match self
-            .state
-            .wait_for(|state| !matches!(state, State::Starting))
-            .await
-            .as_deref()
-        {
+        match self.state.wait_for(|state| !matches!(state, State::Starting)).await.as_deref() {
             Ok(State::Ended(words)) => Err(words.clone()),
             Ok(_) => Ok(()),
             Err(_) => Err("nobody attends to it".to_owned()),
@@ -76,12 +66,7 @@ impl Server {
 
     /// Waits until the server has ended, and tells its last words.
     pub async fn ended(&mut self) -> String {
-        match self
-            .state
-            .wait_for(|state| matches!(state, State::Ended(_)))
-            .await
-            .as_deref()
-        {
+        match self.state.wait_for(|state| matches!(state, State::Ended(_))).await.as_deref() {
             Ok(State::Ended(words)) => words.clone(),
             _ => String::new(),
         }
@@ -100,10 +85,7 @@ impl Server {
         let steps = [(Signal::SIGINT, 20), (Signal::SIGQUIT, 5), (Signal::SIGKILL, 5)];
         for (signal, seconds) in steps {
             self.signal(signal);
-            if tokio::time::timeout(Duration::from_secs(seconds), self.ended())
-                .await
-                .is_ok()
-            {
+            if tokio::time::timeout(Duration::from_secs(seconds), self.ended()).await.is_ok() {
                 return;
             }
             tracing::warn!(%signal, "PostgreSQL has not stopped yet");
@@ -118,12 +100,7 @@ impl Drop for Server {
 }
 
 fn pid_of(child: &Child) -> Pid {
-    Pid::from_raw(
-        child
-            .id()
-            .try_into()
-            .expect("the kernel's process ids are positive i32s"),
-    )
+    Pid::from_raw(child.id().try_into().expect("the kernel's process ids are positive i32s"))
 }
 
 /// Passes the server's log on to ours until the server has ended.
@@ -157,11 +134,7 @@ fn attend(mut child: Child, progress: &watch::Sender<State>) {
 
 fn pass_on(line: &str, ready: bool) {
     // Why it does not start is told by whoever starts it, who may well try again.
-    if ready
-        && ["WARNING:", "ERROR:", "FATAL:", "PANIC:"]
-            .iter()
-            .any(|level| line.starts_with(level))
-    {
+    if ready && ["WARNING:", "ERROR:", "FATAL:", "PANIC:"].iter().any(|level| line.starts_with(level)) {
         tracing::warn!(target: "postgres", "{line}");
     } else {
         tracing::debug!(target: "postgres", "{line}");
@@ -182,11 +155,7 @@ pub(super) fn die_with_us(command: &mut Command, last_signal: Signal) {
     let ask_for_signal = move || {
         set_pdeathsig(last_signal)?;
         // If the parent died before the call above, no signal will come.
-        if getppid() == parent {
-            Ok(())
-        } else {
-            Err(io::Error::from(io::ErrorKind::NotConnected))
-        }
+        if getppid() == parent { Ok(()) } else { Err(io::Error::from(io::ErrorKind::NotConnected)) }
     };
     // SAFETY: the closure makes two system calls and allocates nothing.
     unsafe {

@@ -87,9 +87,8 @@ impl Store {
         .await?;
         if let Some(entry) = entry {
             // An entry from before the trail tells the tier alone: the rest is read in the most private way.
-            let state = entry
-                .current
-                .map_or_else(|| ConsentState::of_tier(entry.new_tier), |Json(state)| state);
+            let state =
+                entry.current.map_or_else(|| ConsentState::of_tier(entry.new_tier), |Json(state)| state);
             let record = ConsentRecord::from_state(
                 customer_id,
                 state,
@@ -127,17 +126,13 @@ impl Store {
             query.push(" and consent_tier = ").push_bind(tier.as_str());
         }
         if let Some(level) = filter.anonymization_level {
-            query
-                .push(" and anonymization_level = ")
-                .push_bind(level.as_str());
+            query.push(" and anonymization_level = ").push_bind(level.as_str());
         }
         if let Some(time) = filter.expiring_before {
             query.push(" and expires_at < ").push_bind(time);
         }
         if let Some(time) = filter.updated_after {
-            query
-                .push(" and version > 0 and consent_updated_at > ")
-                .push_bind(time);
+            query.push(" and version > 0 and consent_updated_at > ").push_bind(time);
         }
         match filter.status {
             None => {}
@@ -148,9 +143,7 @@ impl Store {
                 query.push(" and version > 0 and consent_tier = 'none'");
             }
             Some(ConsentStatus::Expired) => {
-                query
-                    .push(" and version > 0 and consent_tier <> 'none' and expires_at <= ")
-                    .push_bind(now);
+                query.push(" and version > 0 and consent_tier <> 'none' and expires_at <= ").push_bind(now);
             }
             Some(ConsentStatus::Active) => {
                 query

@@ -11,9 +11,7 @@ use crate::domain::{AuditEntry, ConsentRecord, ConsentTier, Customer};
 
 /// Other writers wait until the load is done: the entries' ids have no gap, and follow their times.
 pub async fn lock(tx: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::query!("set local statement_timeout = 0")
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query!("set local statement_timeout = 0").execute(&mut *tx).await?;
     sqlx::query!(
         "lock table vlaapi.customers, vlaapi.customer_data_consent, vlaapi.customer_consent_audit
          in share row exclusive mode"
@@ -24,9 +22,7 @@ pub async fn lock(tx: &mut PgConnection) -> sqlx::Result<()> {
 }
 
 pub async fn has_customers(tx: &mut PgConnection) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(r#"select exists (select from vlaapi.customers) as "found!""#)
-        .fetch_one(tx)
-        .await
+    sqlx::query_scalar!(r#"select exists (select from vlaapi.customers) as "found!""#).fetch_one(tx).await
 }
 
 /// Takes `count` audit ids out of the sequence; the first is answered. The tables must be locked.
@@ -36,12 +32,9 @@ pub async fn reserve_audit_ids(tx: &mut PgConnection, count: i64) -> sqlx::Resul
             .fetch_one(&mut *tx)
             .await?;
     let last = first + (count - 1).max(0);
-    sqlx::query_scalar!(
-        "select setval('vlaapi.customer_consent_audit_audit_id_seq', $1)",
-        last
-    )
-    .fetch_one(tx)
-    .await?;
+    sqlx::query_scalar!("select setval('vlaapi.customer_consent_audit_audit_id_seq', $1)", last)
+        .fetch_one(tx)
+        .await?;
     Ok(first)
 }
 
@@ -66,9 +59,7 @@ pub async fn drop_indexes_of_empty_trail(tx: &mut PgConnection) -> sqlx::Result<
     .await?;
     let mut made = Vec::new();
     for index in indexes {
-        sqlx::raw_sql(AssertSqlSafe(index.taken_off))
-            .execute(&mut *tx)
-            .await?;
+        sqlx::raw_sql(AssertSqlSafe(index.taken_off)).execute(&mut *tx).await?;
         made.push(index.made);
     }
     Ok(made)
@@ -76,9 +67,7 @@ pub async fn drop_indexes_of_empty_trail(tx: &mut PgConnection) -> sqlx::Result<
 
 pub async fn make_indexes(tx: &mut PgConnection, statements: Vec<String>) -> sqlx::Result<()> {
     if !statements.is_empty() {
-        sqlx::query!("set local maintenance_work_mem = '256MB'")
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query!("set local maintenance_work_mem = '256MB'").execute(&mut *tx).await?;
     }
     for statement in statements {
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *tx).await?;

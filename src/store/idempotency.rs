@@ -76,11 +76,8 @@ pub async fn keep(
 
 /// Forgets answers from before an instant.
 pub async fn forget(connection: &mut PgConnection, before: DateTime<Utc>) -> Result<(), Error> {
-    sqlx::query!(
-        "delete from vlaapi.idempotent_answers where created_at < $1",
-        before
-    )
-    .execute(connection)
-    .await?;
+    sqlx::query!("delete from vlaapi.idempotent_answers where created_at < $1", before)
+        .execute(connection)
+        .await?;
     Ok(())
 }

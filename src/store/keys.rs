@@ -37,11 +37,7 @@ impl Store {
             customer_id: row.customer_id,
             key_prefix: row.key_prefix,
             // A scope which this version does not know allows nothing.
-            scopes: row
-                .scopes
-                .iter()
-                .filter_map(|scope| Scope::parse(scope))
-                .collect(),
+            scopes: row.scopes.iter().filter_map(|scope| Scope::parse(scope)).collect(),
             rate_limit_rpm: row.rate_limit_override_rpm.or(row.rate_limit_rpm),
             rate_limit_rpd: row.rate_limit_rpd,
             last_used_at: row.last_used_at,
@@ -50,13 +46,9 @@ impl Store {
 
     /// Notes that a key was used.
     pub async fn touch_key(&self, key_id: Uuid, now: DateTime<Utc>) -> Result<(), Error> {
-        sqlx::query!(
-            "update vlaapi.api_keys set last_used_at = $2 where key_id = $1",
-            key_id,
-            now
-        )
-        .execute(&self.writes)
-        .await?;
+        sqlx::query!("update vlaapi.api_keys set last_used_at = $2 where key_id = $1", key_id, now)
+            .execute(&self.writes)
+            .await?;
         Ok(())
     }
 
@@ -139,12 +131,9 @@ pub async fn lock(connection: &mut PgConnection, key_id: Uuid) -> Result<Option<
 }
 
 pub async fn revoke(connection: &mut PgConnection, key_id: Uuid) -> Result<(), Error> {
-    sqlx::query!(
-        "update vlaapi.api_keys set is_active = false where key_id = $1",
-        key_id
-    )
-    .execute(connection)
-    .await?;
+    sqlx::query!("update vlaapi.api_keys set is_active = false where key_id = $1", key_id)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -173,9 +173,7 @@ async fn apply_pending(connection: &mut PgConnection, to: Option<i64>) -> Result
     }
     let mut done = Vec::with_capacity(pending.len());
     for migration in pending {
-        let took = apply(connection, migration)
-            .await
-            .map_err(|error| failed(migration, &error))?;
+        let took = apply(connection, migration).await.map_err(|error| failed(migration, &error))?;
         done.push(applied(migration, took));
     }
     if !(records.is_empty() && done.is_empty()) {
@@ -196,13 +194,8 @@ async fn apply(connection: &mut PgConnection, migration: &Migration) -> Result<D
 pub(super) async fn record_as_applied(connection: &mut PgConnection, at: i64) -> Result<(), StartError> {
     record::make_table(connection).await?;
     for migration in forwards().filter(|migration| migration.version <= at) {
-        connection
-            .skip(&MIGRATOR.table_name, migration)
-            .await
-            .map_err(|error| failed(migration, &error))?;
-        record::sign(connection, migration)
-            .await
-            .map_err(|error| database(&error))?;
+        connection.skip(&MIGRATOR.table_name, migration).await.map_err(|error| failed(migration, &error))?;
+        record::sign(connection, migration).await.map_err(|error| database(&error))?;
     }
     record::let_service_read(connection).await
 }
@@ -253,15 +246,11 @@ pub(super) fn known(version: i64) -> Result<(), StartError> {
         return Ok(());
     }
     let last = forwards().last().map_or(0, |migration| migration.version);
-    Err(StartError::new(format!(
-        "there is no migration {version}: this program knows 1 to {last}"
-    )))
+    Err(StartError::new(format!("there is no migration {version}: this program knows 1 to {last}")))
 }
 
 pub(super) fn forwards() -> impl Iterator<Item = &'static Migration> {
-    MIGRATOR
-        .iter()
-        .filter(|migration| migration.migration_type.is_up_migration())
+    MIGRATOR.iter().filter(|migration| migration.migration_type.is_up_migration())
 }
 
 fn forward(version: i64) -> Option<&'static Migration> {
@@ -269,20 +258,11 @@ fn forward(version: i64) -> Option<&'static Migration> {
 }
 
 fn applied(migration: &'static Migration, took: Duration) -> Applied {
-    Applied {
-        version: migration.version,
-        file: file_name(migration),
-        sql: migration.sql.as_str(),
-        took,
-    }
+    Applied { version: migration.version, file: file_name(migration), sql: migration.sql.as_str(), took }
 }
 
 pub(super) fn file_name(migration: &Migration) -> String {
-    name(
-        migration.version,
-        &migration.description,
-        migration.migration_type.suffix(),
-    )
+    name(migration.version, &migration.description, migration.migration_type.suffix())
 }
 
 fn name(version: i64, description: &str, suffix: &str) -> String {
@@ -297,10 +277,9 @@ pub(super) async fn connect_locked(options: &PgConnectOptions) -> Result<PgConne
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StartError> {
     let connection = options.connect().await.map_err(|error| {
-        let at = options.get_socket().map_or_else(
-            || options.get_host().to_owned(),
-            |socket| socket.display().to_string(),
-        );
+        let at = options
+            .get_socket()
+            .map_or_else(|| options.get_host().to_owned(), |socket| socket.display().to_string());
         StartError::new(format!(
             "cannot connect to PostgreSQL at {at}, port {}, database {}, as {}: {}",
             options.get_port(),

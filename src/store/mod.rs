@@ -63,9 +63,7 @@ impl Store {
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), Error> {
-        sqlx::query_scalar!("select 1 as one")
-            .fetch_one(&self.reads)
-            .await?;
+        sqlx::query_scalar!("select 1 as one").fetch_one(&self.reads).await?;
         Ok(())
     }
 

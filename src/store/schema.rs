@@ -12,18 +12,9 @@ use crate::error::StartError;
 /// A place where a database is not what its migrations make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
-    Missing {
-        what: String,
-        expected: String,
-    },
-    Unexpected {
-        what: String,
-    },
-    Other {
-        what: String,
-        expected: String,
-        found: String,
-    },
+    Missing { what: String, expected: String },
+    Unexpected { what: String },
+    Other { what: String, expected: String, found: String },
 }
 
 impl fmt::Display for Difference {
@@ -31,11 +22,7 @@ impl fmt::Display for Difference {
         match self {
             Self::Missing { what, expected } => write!(f, "{what} is missing: {expected}"),
             Self::Unexpected { what } => write!(f, "{what} is not made by these migrations"),
-            Self::Other {
-                what,
-                expected,
-                found,
-            } => {
+            Self::Other { what, expected, found } => {
                 write!(f, "{what} is {found}, where the migrations make {expected}")
             }
         }
@@ -52,20 +39,14 @@ pub async fn baseline(owner: &PgConnectOptions, at: i64) -> Result<Vec<Differenc
         ));
     }
     // One transaction, so that what was compared is what is recorded.
-    let mut transaction = connection
-        .begin()
-        .await
-        .map_err(|error| migrations::database(&error))?;
+    let mut transaction = connection.begin().await.map_err(|error| migrations::database(&error))?;
     let found = read_catalog(&mut transaction).await?;
     let expected = catalog_of_migrations(&mut transaction, at, !found.is_empty()).await?;
     let differences = compare(&expected, &found);
     if differences.is_empty() {
         migrations::record_as_applied(&mut transaction, at).await?;
     }
-    transaction
-        .commit()
-        .await
-        .map_err(|error| migrations::database(&error))?;
+    transaction.commit().await.map_err(|error| migrations::database(&error))?;
     migrations::close(connection).await?;
     Ok(differences)
 }
@@ -76,10 +57,7 @@ async fn catalog_of_migrations(
     at: i64,
     schema_stands: bool,
 ) -> Result<Catalog, StartError> {
-    let mut scratch = connection
-        .begin()
-        .await
-        .map_err(|error| migrations::database(&error))?;
+    let mut scratch = connection.begin().await.map_err(|error| migrations::database(&error))?;
     if schema_stands {
         scratch
             .execute("alter schema vlaapi rename to vlaapi_as_found")
@@ -93,10 +71,7 @@ async fn catalog_of_migrations(
             .map_err(|error| migrations::failed(migration, &error.into()))?;
     }
     let catalog = read_catalog(&mut scratch).await?;
-    scratch
-        .rollback()
-        .await
-        .map_err(|error| migrations::database(&error))?;
+    scratch.rollback().await.map_err(|error| migrations::database(&error))?;
     Ok(catalog)
 }
 
@@ -169,20 +144,16 @@ async fn read_catalog(connection: &mut PgConnection) -> Result<Catalog, StartErr
     .fetch_all(connection)
     .await
     .map_err(|error| migrations::database(&error))?;
-    Ok(things
-        .into_iter()
-        .map(|thing| (thing.what, thing.definition))
-        .collect())
+    Ok(things.into_iter().map(|thing| (thing.what, thing.definition)).collect())
 }
 
 fn compare(expected: &Catalog, found: &Catalog) -> Vec<Difference> {
     let mut differences = Vec::new();
     for (what, definition) in expected {
         match found.get(what) {
-            None => differences.push(Difference::Missing {
-                what: what.clone(),
-                expected: definition.clone(),
-            }),
+            None => {
+                differences.push(Difference::Missing { what: what.clone(), expected: definition.clone() });
+            }
             // A constraint which was validated since holds more than the migration asks.
             Some(other) if other != definition && format!("{other} NOT VALID") != *definition => {
                 differences.push(Difference::Other {

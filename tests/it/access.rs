@@ -15,9 +15,7 @@ fn operations() -> Vec<(String, String, Vec<String>)> {
     let mut found = Vec::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
         for (method, operation) in item.as_object().expect("an item") {
-            let security = operation["security"]
-                .as_array()
-                .expect("every operation says who may call it");
+            let security = operation["security"].as_array().expect("every operation says who may call it");
             let scopes = security
                 .iter()
                 .flat_map(|one| one["api_key"].as_array().into_iter().flatten())
@@ -53,18 +51,11 @@ async fn the_table_of_routes_and_scopes_is_this() {
         .map(|(method, path, scopes)| {
             (
                 format!("{path} {method}"),
-                if scopes.is_empty() {
-                    "public".to_owned()
-                } else {
-                    scopes.join(" or ")
-                },
+                if scopes.is_empty() { "public".to_owned() } else { scopes.join(" or ") },
             )
         })
         .collect();
-    let table: Vec<String> = table
-        .iter()
-        .map(|(route, scopes)| format!("{route}: {scopes}"))
-        .collect();
+    let table: Vec<String> = table.iter().map(|(route, scopes)| format!("{route}: {scopes}")).collect();
     insta::assert_snapshot!(table.join("\n"), @r"
     /livez GET: public
     /metrics GET: public
@@ -112,31 +103,15 @@ async fn every_route_wants_its_scope_and_no_other_will_do() {
             }
         };
         let anonymous = call().no_key().send().await.status.as_u16();
-        assert_eq!(
-            anonymous == 401,
-            !scopes.is_empty(),
-            "{method} {path} without a key: {anonymous}"
-        );
+        assert_eq!(anonymous == 401, !scopes.is_empty(), "{method} {path} without a key: {anonymous}");
         for (scope, key) in &keys {
             let allowed = scopes.is_empty()
-                || scopes
-                    .iter()
-                    .any(|wanted| scope.allows(Scope::parse(wanted).expect("a scope")));
+                || scopes.iter().any(|wanted| scope.allows(Scope::parse(wanted).expect("a scope")));
             let answer = call().key(key).send().await;
-            assert_eq!(
-                answer.status != 403,
-                allowed,
-                "{method} {path} with {}: {answer:?}",
-                scope.as_str()
-            );
+            assert_eq!(answer.status != 403, allowed, "{method} {path} with {}: {answer:?}", scope.as_str());
             assert!(answer.status.as_u16() < 500, "{method} {path}: {answer:?}");
             if !allowed {
-                assert!(
-                    answer.json()["detail"]
-                        .as_str()
-                        .expect("a detail")
-                        .contains(&scopes[0])
-                );
+                assert!(answer.json()["detail"].as_str().expect("a detail").contains(&scopes[0]));
             }
         }
     }
@@ -147,11 +122,7 @@ async fn a_customers_key_reaches_that_customer_alone_whether_another_exists_or_n
     let service = Service::start().await;
     let (own, other) = (service.customer().await, service.customer().await);
     let key = service.key(Some(own), &["admin"]).await;
-    service
-        .put(other, &json!({"consent_tier": "basic"}))
-        .send()
-        .await
-        .expect(201);
+    service.put(other, &json!({"consent_tier": "basic"})).send().await.expect(201);
     let entry = service.trail(other).await[0]["audit_id"].clone();
     for stranger in [other, Uuid::new_v4()] {
         for (method, path, _) in operations() {
@@ -167,44 +138,16 @@ async fn a_customers_key_reaches_that_customer_alone_whether_another_exists_or_n
             call.send().await.expect(403).problem("forbidden");
         }
         let check = json!({"checks": [{"customer_id": stranger, "permission": "images"}]});
-        service
-            .call("POST", "/v1/permissions/check")
-            .key(&key)
-            .json(&check)
-            .send()
-            .await
-            .expect(403);
+        service.call("POST", "/v1/permissions/check").key(&key).json(&check).send().await.expect(403);
         for list in ["/v1/consents", "/v1/audit", "/v1/api-keys"] {
-            service
-                .get(&format!("{list}?customer_id={stranger}"))
-                .key(&key)
-                .send()
-                .await
-                .expect(403);
+            service.get(&format!("{list}?customer_id={stranger}")).key(&key).send().await.expect(403);
         }
         let new_key = json!({"customer_id": stranger, "scopes": ["consent:read"]});
-        service
-            .call("POST", "/v1/api-keys")
-            .key(&key)
-            .json(&new_key)
-            .send()
-            .await
-            .expect(403);
+        service.call("POST", "/v1/api-keys").key(&key).json(&new_key).send().await.expect(403);
     }
-    service
-        .get(&format!("/v1/audit/{entry}"))
-        .key(&key)
-        .send()
-        .await
-        .expect(404);
+    service.get(&format!("/v1/audit/{entry}")).key(&key).send().await.expect(404);
     let operators = json!({"scopes": ["admin"]});
-    service
-        .call("POST", "/v1/api-keys")
-        .key(&key)
-        .json(&operators)
-        .send()
-        .await
-        .expect(403);
+    service.call("POST", "/v1/api-keys").key(&key).json(&operators).send().await.expect(403);
     service
         .call("POST", "/v1/customers")
         .key(&key)
@@ -221,9 +164,7 @@ async fn a_customers_key_reaches_that_customer_alone_whether_another_exists_or_n
         }
     }
     assert_eq!(
-        service.get("/v1/customers").key(&key).send().await.json()["items"]
-            .as_array()
-            .map(Vec::len),
+        service.get("/v1/customers").key(&key).send().await.json()["items"].as_array().map(Vec::len),
         Some(1)
     );
 }
@@ -231,13 +172,7 @@ async fn a_customers_key_reaches_that_customer_alone_whether_another_exists_or_n
 #[tokio::test]
 async fn a_key_that_is_no_key_is_told_why() {
     let service = Service::start().await;
-    let call = |header: &str| {
-        service
-            .get("/v1/audit")
-            .no_key()
-            .header("authorization", header)
-            .send()
-    };
+    let call = |header: &str| service.get("/v1/audit").no_key().header("authorization", header).send();
     let key = service.operator.clone();
     let mistyped = format!("{}{}", &key[..20], key[20..].chars().rev().collect::<String>());
     for (header, told) in [
@@ -261,29 +196,10 @@ async fn a_customer_cannot_raise_its_own_limits() {
     let key = service.key(Some(customer), &["admin", "customers:write"]).await;
     let body =
         json!({"customer_id": customer, "scopes": ["consent:read"], "rate_limit_override_rpm": 1_000_000});
-    service
-        .call("POST", "/v1/api-keys")
-        .key(&key)
-        .json(&body)
-        .send()
-        .await
-        .expect(403)
-        .problem("forbidden");
+    service.call("POST", "/v1/api-keys").key(&key).json(&body).send().await.expect(403).problem("forbidden");
     let path = format!("/v1/customers/{customer}");
     let body = json!({"rate_limit_rpm": 1_000_000});
-    service
-        .call("PATCH", &path)
-        .key(&key)
-        .json(&body)
-        .send()
-        .await
-        .expect(403);
+    service.call("PATCH", &path).key(&key).json(&body).send().await.expect(403);
     let body = json!({"customer_id": customer, "scopes": ["consent:read"]});
-    service
-        .call("POST", "/v1/api-keys")
-        .key(&key)
-        .json(&body)
-        .send()
-        .await
-        .expect(201);
+    service.call("POST", "/v1/api-keys").key(&key).json(&body).send().await.expect(201);
 }

@@ -21,11 +21,7 @@ async fn with_history() -> (Service, Vec<Uuid>) {
             json!({"consent_tier": "none"}),
         ] {
             service.advance(TimeDelta::hours(1));
-            service
-                .put(customer, &body)
-                .header("x-request-id", &format!("round-{round}"))
-                .send()
-                .await;
+            service.put(customer, &body).header("x-request-id", &format!("round-{round}")).send().await;
         }
     }
     (service, customers)
@@ -34,10 +30,7 @@ async fn with_history() -> (Service, Vec<Uuid>) {
 fn ids(answer: &Answer) -> Vec<i64> {
     let page = answer.json();
     let items = page["items"].as_array().expect("items");
-    items
-        .iter()
-        .map(|item| item["audit_id"].as_i64().expect("an id"))
-        .collect()
+    items.iter().map(|item| item["audit_id"].as_i64().expect("an id")).collect()
 }
 
 #[tokio::test]
@@ -52,10 +45,7 @@ async fn pages_join_without_an_entry_twice_or_skipped_while_others_write() {
         let answer = service.get(&path).send().await.expect(200);
         walked.extend(ids(&answer));
         service
-            .put(
-                customers[0],
-                &json!({"consent_tier": "basic", "policy_version": walked.len().to_string()}),
-            )
+            .put(customers[0], &json!({"consent_tier": "basic", "policy_version": walked.len().to_string()}))
             .send()
             .await;
         let Some(link) = answer.header("link") else {
@@ -75,18 +65,9 @@ async fn pages_join_without_an_entry_twice_or_skipped_while_others_write() {
 #[tokio::test]
 async fn a_cursor_is_good_for_its_list_and_filters_alone() {
     let (service, customers) = with_history().await;
-    let page = service
-        .get("/v1/audit?limit=2&new_tier=basic")
-        .send()
-        .await
-        .expect(200)
-        .json();
+    let page = service.get("/v1/audit?limit=2&new_tier=basic").send().await.expect(200).json();
     let cursor = page["next_cursor"].as_str().expect("a cursor").to_owned();
-    service
-        .get(&format!("/v1/audit?new_tier=basic&limit=1&cursor={cursor}"))
-        .send()
-        .await
-        .expect(200);
+    service.get(&format!("/v1/audit?new_tier=basic&limit=1&cursor={cursor}")).send().await.expect(200);
     let mut tampered = cursor.clone().into_bytes();
     tampered[3] = if tampered[3] == b'A' { b'B' } else { b'A' };
     let tampered = String::from_utf8(tampered).expect("ASCII");
@@ -99,11 +80,7 @@ async fn a_cursor_is_good_for_its_list_and_filters_alone() {
         "/v1/consents?cursor=AAAA".to_owned(),
     ] {
         let refused = service.get(&path).send().await.expect(400);
-        assert_eq!(
-            refused.problem("invalid-parameter"),
-            ["cursor invalid_cursor"],
-            "{path}"
-        );
+        assert_eq!(refused.problem("invalid-parameter"), ["cursor invalid_cursor"], "{path}");
     }
 }
 
@@ -111,23 +88,15 @@ async fn a_cursor_is_good_for_its_list_and_filters_alone() {
 async fn entries_are_found_by_every_filter() {
     let (service, customers) = with_history().await;
     let all = ids(&service.get("/v1/audit").send().await.expect(200));
-    let find = async |query: String| {
-        ids(&service
-            .get(&format!("/v1/audit?{query}"))
-            .send()
-            .await
-            .expect(200))
-    };
+    let find =
+        async |query: String| ids(&service.get(&format!("/v1/audit?{query}")).send().await.expect(200));
     assert_eq!(find("action=withdrawn".into()).await.len(), 3);
     assert_eq!(find("action=granted&new_tier=basic".into()).await.len(), 3);
     assert_eq!(find("previous_tier=research".into()).await.len(), 3);
     assert_eq!(find("request_id=round-1".into()).await.len(), 3);
     assert_eq!(find(format!("customer_id={}", customers[2])).await, all[..3]);
     // `since` is inclusive, `until` exclusive.
-    assert_eq!(
-        find("since=2026-03-01T13:00:00Z&until=2026-03-01T14:00:00Z".into()).await,
-        all[8..]
-    );
+    assert_eq!(find("since=2026-03-01T13:00:00Z&until=2026-03-01T14:00:00Z".into()).await, all[8..]);
     let prefix = &service.operator[..13];
     assert_eq!(find(format!("changed_by=key:{prefix}")).await, all);
     assert_eq!(find("changed_by=nobody".into()).await.len(), 0);
@@ -148,10 +117,7 @@ async fn the_address_is_the_peers_unless_a_trusted_proxy_forwards_another() {
     assert_eq!(client("203.0.113.7", &[]), "203.0.113.7");
     assert_eq!(client("203.0.113.7", &["198.51.100.1"]), "203.0.113.7");
     assert_eq!(client("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
-    assert_eq!(
-        client("10.0.0.1", &["192.0.2.9, 198.51.100.1, 10.0.0.2"]),
-        "198.51.100.1"
-    );
+    assert_eq!(client("10.0.0.1", &["192.0.2.9, 198.51.100.1, 10.0.0.2"]), "198.51.100.1");
     assert_eq!(client("10.0.0.1", &["192.0.2.9", "198.51.100.1"]), "198.51.100.1");
     assert_eq!(client("10.0.0.1", &["nonsense"]), "10.0.0.1");
     assert_eq!(client("::ffff:10.0.0.1", &["2001:db8::1"]), "2001:db8::1");
@@ -160,64 +126,28 @@ async fn the_address_is_the_peers_unless_a_trusted_proxy_forwards_another() {
 #[tokio::test]
 async fn an_export_is_the_whole_result() {
     let (service, customers) = with_history().await;
-    let json_entries = service
-        .get("/v1/audit?limit=1000")
-        .send()
-        .await
-        .expect(200)
-        .json()["items"]
-        .clone();
-    let export = service
-        .get("/v1/audit")
-        .header("accept", "application/x-ndjson")
-        .send()
-        .await
-        .expect(200);
+    let json_entries = service.get("/v1/audit?limit=1000").send().await.expect(200).json()["items"].clone();
+    let export = service.get("/v1/audit").header("accept", "application/x-ndjson").send().await.expect(200);
     assert_eq!(export.header("content-type"), Some("application/x-ndjson"));
-    assert!(
-        export
-            .header("content-disposition")
-            .expect("a download")
-            .contains("consent-audit.ndjson")
-    );
-    let lines: Vec<Value> = export
-        .text()
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
+    assert!(export.header("content-disposition").expect("a download").contains("consent-audit.ndjson"));
+    let lines: Vec<Value> =
+        export.text().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(json!(lines), json_entries);
 
     let path = format!("{}/audit?new_tier=research", consent(customers[0]));
-    let export = service
-        .get(&path)
-        .header("accept", "text/csv")
-        .send()
-        .await
-        .expect(200);
+    let export = service.get(&path).header("accept", "text/csv").send().await.expect(200);
     let mut reader = csv::Reader::from_reader(export.bytes.as_slice());
     let headers = reader.headers().expect("headers").clone();
     let rows: Vec<csv::StringRecord> = reader.records().map(|row| row.expect("a row")).collect();
     assert_eq!(rows.len(), 1);
-    let cell = |name: &str| {
-        rows[0].get(
-            headers
-                .iter()
-                .position(|header| header == name)
-                .expect("a column"),
-        )
-    };
+    let cell = |name: &str| rows[0].get(headers.iter().position(|header| header == name).expect("a column"));
     assert_eq!(cell("customer_id"), Some(customers[0].to_string().as_str()));
     assert_eq!(cell("previous_tier"), Some("basic"));
     assert_eq!(cell("can_store_images"), Some("true"));
     // A spreadsheet must not take it for a formula.
     assert_eq!(cell("change_reason"), Some("'=1+1"));
 
-    let paged = service
-        .get("/v1/audit?limit=1")
-        .header("accept", "text/csv")
-        .send()
-        .await
-        .expect(400);
+    let paged = service.get("/v1/audit?limit=1").header("accept", "text/csv").send().await.expect(400);
     assert_eq!(paged.problem("invalid-parameter"), ["limit unknown_parameter"]);
 }
 
@@ -235,12 +165,7 @@ async fn an_export_of_many_pages_holds_each_entry_once() {
     .await
     .expect("many entries");
     for (accept, extra) in [("application/x-ndjson", 0), ("text/csv", 1)] {
-        let export = service
-            .get("/v1/audit")
-            .header("accept", accept)
-            .send()
-            .await
-            .expect(200);
+        let export = service.get("/v1/audit").header("accept", accept).send().await.expect(200);
         let text = export.text();
         let lines: BTreeSet<&str> = text.lines().collect();
         assert_eq!((text.lines().count(), lines.len()), (4500 + extra, 4500 + extra));
@@ -266,29 +191,16 @@ async fn changes_past_the_service_are_audited_and_seen_by_it() {
             .expect("the runbook's statement");
     }
     let record = service.consent(customer).await;
-    assert_eq!(
-        (&record["version"], &record["status"]),
-        (&json!(1), &json!("active"))
-    );
+    assert_eq!((&record["version"], &record["status"]), (&json!(1), &json!("active")));
     let trail = service.trail(customer).await;
     assert_eq!(trail.len(), 1);
     assert_eq!(trail[0]["action"], "granted");
-    assert!(
-        trail[0]["changed_by"]
-            .as_str()
-            .expect("an actor")
-            .starts_with("sql:")
-    );
+    assert!(trail[0]["changed_by"].as_str().expect("an actor").starts_with("sql:"));
     assert_eq!(trail[0]["audit_id"], record["audit_id"]);
     let as_of = record["consent_updated_at"].as_str().expect("a time");
     service.advance(TimeDelta::days(3650));
     assert_eq!(
-        service
-            .get(&format!("{}?as_of={as_of}", consent(customer)))
-            .send()
-            .await
-            .expect(200)
-            .json(),
+        service.get(&format!("{}?as_of={as_of}", consent(customer))).send().await.expect(200).json(),
         record
     );
 
@@ -300,10 +212,7 @@ async fn changes_past_the_service_are_audited_and_seen_by_it() {
         "truncate vlaapi.customer_consent_audit",
         "truncate vlaapi.customer_data_consent",
     ] {
-        sqlx::raw_sql(statement)
-            .execute(&pool)
-            .await
-            .expect_err(statement);
+        sqlx::raw_sql(statement).execute(&pool).await.expect_err(statement);
     }
     sqlx::query("delete from vlaapi.customers where customer_id = $1")
         .bind(customer)
@@ -311,11 +220,6 @@ async fn changes_past_the_service_are_audited_and_seen_by_it() {
         .await
         .expect("gone");
     service.get(&consent(customer)).send().await.expect(404);
-    let actions: Vec<_> = service
-        .trail(customer)
-        .await
-        .iter()
-        .map(|entry| entry["action"].clone())
-        .collect();
+    let actions: Vec<_> = service.trail(customer).await.iter().map(|entry| entry["action"].clone()).collect();
     assert_eq!(actions, ["erased", "granted"]);
 }

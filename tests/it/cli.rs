@@ -54,9 +54,7 @@ fn run(arguments: &[&str]) -> Output {
 
 fn call(service: SocketAddr, arguments: &[&str]) -> Command {
     let mut command = consentd(arguments);
-    command
-        .env("CONSENTD_URL", format!("http://{service}"))
-        .env("CONSENTD_API_KEY", "vla_test_abcdnotakey");
+    command.env("CONSENTD_URL", format!("http://{service}")).env("CONSENTD_API_KEY", "vla_test_abcdnotakey");
     command
 }
 
@@ -66,10 +64,7 @@ fn stdout(output: &Output) -> String {
 
 /// What the program says, as if its lines had no end.
 fn unwrapped(arguments: &[&str]) -> String {
-    stdout(&run(arguments))
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    stdout(&run(arguments)).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn stderr(output: &Output) -> String {
@@ -81,11 +76,8 @@ fn commands_with_pages(pages: &Path) -> Vec<String> {
     std::fs::read_dir(pages)
         .expect("the pages were written")
         .filter_map(|page| {
-            let page = page
-                .expect("the directory can be read")
-                .file_name()
-                .into_string()
-                .expect("names are ASCII");
+            let page =
+                page.expect("the directory can be read").file_name().into_string().expect("names are ASCII");
             let name = page.strip_prefix("consentd-")?.strip_suffix(".1")?.to_owned();
             (!name.contains('-')).then_some(name)
         })
@@ -94,10 +86,7 @@ fn commands_with_pages(pages: &Path) -> Vec<String> {
 
 /// An address where nothing listens: it was free a moment ago.
 fn deserted() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .expect("a port is free")
-        .local_addr()
-        .expect("it is bound")
+    TcpListener::bind("127.0.0.1:0").expect("a port is free").local_addr().expect("it is bound")
 }
 
 /// A server that answers the first request with these bytes, waits, and hangs up.
@@ -120,14 +109,7 @@ fn the_help_lists_every_command_in_groups() {
     let output = run(&["--help"]);
     let help = stdout(&output);
     assert!(output.status.success());
-    for heading in [
-        "Service:",
-        "Data:",
-        "Access:",
-        "Documents:",
-        "Options:",
-        "Examples:",
-    ] {
+    for heading in ["Service:", "Data:", "Access:", "Documents:", "Options:", "Examples:"] {
         assert!(help.contains(heading), "no {heading} in {help}");
     }
     for command in commands_with_pages(pages.path()) {
@@ -158,18 +140,13 @@ fn the_help_names_the_environment_variable_and_the_default_of_a_flag() {
     assert!(help.contains("[default: 127.0.0.1:8080]"), "{help}");
     let help = unwrapped(&["key", "list", "--help"]);
     assert!(help.contains("[env: CONSENTD_API_KEY]"), "{help}");
-    assert!(
-        help.contains("[default: the operator key in the data directory]"),
-        "{help}"
-    );
+    assert!(help.contains("[default: the operator key in the data directory]"), "{help}");
 }
 
 #[test]
 fn the_help_never_shows_a_secret_from_the_environment() {
-    let output = consentd(&["key", "list", "--help"])
-        .env("CONSENTD_API_KEY", "vla_live_abcdcanary")
-        .output()
-        .unwrap();
+    let output =
+        consentd(&["key", "list", "--help"]).env("CONSENTD_API_KEY", "vla_live_abcdcanary").output().unwrap();
     assert!(!stdout(&output).contains("canary"));
 }
 
@@ -190,33 +167,17 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             &["consent", "set", CUSTOMER, "--tier", "all"],
             "[possible values: none, basic, analytics, research]",
         ),
-        (
-            &["consent", "get", CUSTOMER, "--as-of", "yesterday"],
-            "a date (2026-01-31) or a time",
-        ),
+        (&["consent", "get", CUSTOMER, "--as-of", "yesterday"], "a date (2026-01-31) or a time"),
         (&["consent", "check", CUSTOMER, "--exit-status"], "<PERMISSION>"),
         (&["audit", "list", "--ip", "here"], "--ip <CIDR>"),
         (&["audit", "list", "--limit", "0"], "--limit <N>"),
-        (
-            &["key", "create", "--name", "n", "--scope", "root"],
-            "consent:read",
-        ),
-        (
-            &["key", "list", "--url", "127.0.0.1:8080"],
-            "http://127.0.0.1:8080",
-        ),
-        (
-            &["key", "list", "--url", "ftp://example.com"],
-            "begins with http:// or https://",
-        ),
+        (&["key", "create", "--name", "n", "--scope", "root"], "consent:read"),
+        (&["key", "list", "--url", "127.0.0.1:8080"], "http://127.0.0.1:8080"),
+        (&["key", "list", "--url", "ftp://example.com"], "begins with http:// or https://"),
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        assert!(
-            stderr(&output).contains(wanted),
-            "{arguments:?}: {}",
-            stderr(&output)
-        );
+        assert!(stderr(&output).contains(wanted), "{arguments:?}: {}", stderr(&output));
     }
 }
 
@@ -238,10 +199,7 @@ fn where_nothing_listens_one_sentence_says_how_to_start_the_service() {
 #[test]
 fn a_service_that_is_down_is_not_healthy() {
     let url = format!("http://{}", deserted());
-    for arguments in [
-        &["healthcheck", "--url", &url][..],
-        &["healthcheck", "--live", "--url", &url],
-    ] {
+    for arguments in [&["healthcheck", "--url", &url][..], &["healthcheck", "--live", "--url", &url]] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(stderr(&output).lines().count(), 1);
@@ -251,17 +209,11 @@ fn a_service_that_is_down_is_not_healthy() {
 #[test]
 fn without_a_key_one_sentence_says_where_it_was_looked_for() {
     let dir = tempfile::tempdir().unwrap();
-    let output = consentd(&["key", "list", "--data-dir"])
-        .arg(dir.path())
-        .output()
-        .unwrap();
+    let output = consentd(&["key", "list", "--data-dir"]).arg(dir.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert!(said.starts_with("error: no API key: "), "{said}");
-    assert!(
-        said.contains(dir.path().join("operator.key").to_str().unwrap()),
-        "{said}"
-    );
+    assert!(said.contains(dir.path().join("operator.key").to_str().unwrap()), "{said}");
     assert_eq!(said.lines().count(), 1);
 }
 
@@ -274,10 +226,7 @@ fn somebody_elses_answer_is_told_from_a_refusal() {
     let output = call(server, &["key", "list"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
-    assert!(
-        said.contains("502 Bad Gateway, and not as consentd does"),
-        "{said}"
-    );
+    assert!(said.contains("502 Bad Gateway, and not as consentd does"), "{said}");
 }
 
 #[test]
@@ -293,19 +242,13 @@ fn an_export_that_breaks_off_leaves_no_file() {
         // There is not even a header.
         "HTTP/1.1 200 OK\r\ncontent-type: text/csv\r\ncontent-length: 0\r\n\r\n",
     ] {
-        let output = call(
-            broken_server(answer, Duration::ZERO),
-            &["audit", "export", "--output"],
-        )
-        .arg(dir.path().join("trail.csv"))
-        .output()
-        .unwrap();
+        let output = call(broken_server(answer, Duration::ZERO), &["audit", "export", "--output"])
+            .arg(dir.path().join("trail.csv"))
+            .output()
+            .unwrap();
         assert_eq!(output.status.code(), Some(1), "{answer}");
         let said = stderr(&output);
-        assert!(
-            said.contains("broke off after") && said.contains("not complete"),
-            "{said}"
-        );
+        assert!(said.contains("broke off after") && said.contains("not complete"), "{said}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{answer}");
     }
 }
@@ -319,18 +262,12 @@ fn an_interrupted_export_leaves_the_former_file_as_it_was() {
         "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n3\r\n{}\n\r\n",
         Duration::from_secs(20),
     );
-    let export = call(server, &["audit", "export", "--output"])
-        .arg(&file)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let export =
+        call(server, &["audit", "export", "--output"]).arg(&file).stderr(Stdio::piped()).spawn().unwrap();
     let partial = dir.path().join("trail.ndjson.part");
     let start = Instant::now();
     while std::fs::metadata(&partial).map_or(0, |file| file.len()) == 0 {
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "the export did not begin"
-        );
+        assert!(start.elapsed() < Duration::from_secs(10), "the export did not begin");
         std::thread::sleep(Duration::from_millis(10));
     }
     let process = nix::unistd::Pid::from_raw(i32::try_from(export.id()).unwrap());
@@ -364,10 +301,7 @@ fn every_command_has_a_manual_page() {
         assert!(text.contains(".TH"), "{page}");
     }
     assert!(dir.path().join("man1/consentd.1").exists());
-    assert_eq!(
-        stdout(&run(&["man"])).matches(".TH").count(),
-        COMMANDS.len() - 2 + 1
-    );
+    assert_eq!(stdout(&run(&["man"])).matches(".TH").count(), COMMANDS.len() - 2 + 1);
 }
 
 #[test]
@@ -390,11 +324,7 @@ fn the_openapi_document_is_json() {
 
 #[test]
 fn a_reader_that_has_read_enough_is_no_error() {
-    let mut child = consentd(&["man"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = consentd(&["man"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());

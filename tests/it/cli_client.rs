@@ -32,18 +32,8 @@ impl Running {
         let address = listener.local_addr().expect("it is bound");
         let stop = CancellationToken::new();
         let router = service.router.clone();
-        tokio::spawn(serve(
-            listener,
-            router,
-            Limits::default(),
-            stop.clone(),
-            Duration::ZERO,
-        ));
-        Self {
-            service,
-            url: format!("http://{address}"),
-            _stop: stop.drop_guard(),
-        }
+        tokio::spawn(serve(listener, router, Limits::default(), stop.clone(), Duration::ZERO));
+        Self { service, url: format!("http://{address}"), _stop: stop.drop_guard() }
     }
 
     async fn run_with_key(&self, key: &str, arguments: &[&str]) -> Done {
@@ -75,9 +65,7 @@ impl Running {
 
     /// A customer made with the program.
     async fn customer(&self, email: &str) -> String {
-        let done = self
-            .run(&["customer", "create", "--email", email, "--tier", "pro", "--json"])
-            .await;
+        let done = self.run(&["customer", "create", "--email", email, "--tier", "pro", "--json"]).await;
         let customer = Self::json(&done);
         customer["customer_id"].as_str().expect("an id").to_owned()
     }
@@ -115,13 +103,9 @@ async fn a_customer_is_created_shown_and_listed() {
     let shown = running.run(&["customer", "get", &id]).await;
     assert_eq!(field(&shown.stdout, "email"), "robotics@example.com");
     assert_eq!(field(&shown.stdout, "tier"), "pro");
-    let listed = running
-        .run(&["customer", "list", "--tier", "pro", "--is-active", "true"])
-        .await;
+    let listed = running.run(&["customer", "list", "--tier", "pro", "--is-active", "true"]).await;
     assert!(listed.stdout.contains(&id), "{}", listed.stdout);
-    let listed = running
-        .run(&["customer", "list", "--email", "nobody@example.com"])
-        .await;
+    let listed = running.run(&["customer", "list", "--email", "nobody@example.com"]).await;
     assert_eq!(listed.stdout.lines().count(), 1, "{}", listed.stdout);
 }
 
@@ -165,30 +149,17 @@ async fn a_consent_is_recorded_shown_checked_and_withdrawn() {
     }
     let shown = running.run(&["consent", "get", &id, "--json"]).await;
     let path = format!("/v1/customers/{id}/consent");
-    assert_eq!(
-        shown.stdout.trim_end(),
-        running.api(&path, "application/json").await
-    );
-    let before = running
-        .run(&["consent", "get", &id, "--as-of", "2026-01-01"])
-        .await;
+    assert_eq!(shown.stdout.trim_end(), running.api(&path, "application/json").await);
+    let before = running.run(&["consent", "get", &id, "--as-of", "2026-01-01"]).await;
     assert_eq!(field(&before.stdout, "status"), "never_given");
 
     let check = ["consent", "check", &id, "images", "--exit-status"];
     let allowed = running.run(&check).await;
-    assert_eq!(
-        (allowed.code, field(&allowed.stdout, "allowed")),
-        (Some(0), "yes")
-    );
-    let withdrawn = running
-        .run(&["consent", "withdraw", &id, "--reason", "asked by telephone"])
-        .await;
+    assert_eq!((allowed.code, field(&allowed.stdout, "allowed")), (Some(0), "yes"));
+    let withdrawn = running.run(&["consent", "withdraw", &id, "--reason", "asked by telephone"]).await;
     assert_eq!(field(&withdrawn.stdout, "status"), "withdrawn");
     let denied = running.run(&check).await;
-    assert_eq!(
-        (denied.code, field(&denied.stdout, "reason")),
-        (Some(1), "withdrawn")
-    );
+    assert_eq!((denied.code, field(&denied.stdout, "reason")), (Some(1), "withdrawn"));
     let all = running.run(&["consent", "check", &id]).await;
     assert_eq!((all.code, field(&all.stdout, "training")), (Some(0), "no"));
     let level = running.run(&["consent", "check", &id, "anonymization"]).await;
@@ -202,14 +173,10 @@ async fn a_decision_on_a_version_that_has_moved_is_refused() {
     let first = ["consent", "set", &id, "--tier", "basic", "--if-version", "0"];
     assert_eq!(running.run(&first).await.code, Some(0));
     assert_eq!(running.run(&first).await.code, Some(1));
-    let stale = running
-        .run(&["consent", "set", &id, "--tier", "none", "--if-version", "7"])
-        .await;
+    let stale = running.run(&["consent", "set", &id, "--tier", "none", "--if-version", "7"]).await;
     assert_eq!(stale.code, Some(1));
     assert!(stale.stderr.contains("(412)"), "{}", stale.stderr);
-    let fresh = running
-        .run(&["consent", "withdraw", &id, "--if-version", "1"])
-        .await;
+    let fresh = running.run(&["consent", "withdraw", &id, "--if-version", "1"]).await;
     assert_eq!(fresh.code, Some(0), "{}", fresh.stderr);
 }
 
@@ -218,48 +185,17 @@ async fn a_refusal_names_every_fault_with_its_place() {
     let running = Running::start().await;
     let id = running.customer("robotics@example.com").await;
     let done = running
-        .run(&[
-            "consent",
-            "set",
-            &id,
-            "--tier",
-            "basic",
-            "--images",
-            "--expires-at",
-            "2020-01-01",
-        ])
+        .run(&["consent", "set", &id, "--tier", "basic", "--images", "--expires-at", "2020-01-01"])
         .await;
     assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""));
-    assert!(
-        done.stderr.starts_with("error: The body is invalid (422)"),
-        "{}",
-        done.stderr
-    );
-    assert!(
-        done.stderr
-            .contains("\n  /can_store_images: tier \"basic\" does not allow"),
-        "{}",
-        done.stderr
-    );
+    assert!(done.stderr.starts_with("error: The body is invalid (422)"), "{}", done.stderr);
+    assert!(done.stderr.contains("\n  /can_store_images: tier \"basic\" does not allow"), "{}", done.stderr);
     assert!(done.stderr.contains("\n  /expires_at: "), "{}", done.stderr);
     assert!(done.stderr.contains("\n  request id: "), "{}", done.stderr);
-    let single = running
-        .run(&["consent", "set", &id, "--tier", "basic", "--images"])
-        .await;
-    assert_eq!(
-        single.stderr.matches("does not allow").count(),
-        1,
-        "{}",
-        single.stderr
-    );
-    let unknown = running
-        .run(&["consent", "get", "123e4567-e89b-12d3-a456-426614174000"])
-        .await;
-    assert!(
-        unknown.stderr.contains("There is no such customer (404)"),
-        "{}",
-        unknown.stderr
-    );
+    let single = running.run(&["consent", "set", &id, "--tier", "basic", "--images"]).await;
+    assert_eq!(single.stderr.matches("does not allow").count(), 1, "{}", single.stderr);
+    let unknown = running.run(&["consent", "get", "123e4567-e89b-12d3-a456-426614174000"]).await;
+    assert!(unknown.stderr.contains("There is no such customer (404)"), "{}", unknown.stderr);
 }
 
 #[tokio::test]
@@ -285,16 +221,8 @@ async fn a_key_is_issued_listed_rotated_and_revoked() {
     assert_eq!(running.run_with_key(key, &get).await.code, Some(0));
 
     let listed = running.run(&["key", "list", "--customer", &customer]).await;
-    assert!(
-        listed.stdout.contains(key_id) && !listed.stdout.contains(key),
-        "{}",
-        listed.stdout
-    );
-    let rotated = Running::json(
-        &running
-            .run(&["key", "rotate", key_id, "--overlap", "60", "--json"])
-            .await,
-    );
+    assert!(listed.stdout.contains(key_id) && !listed.stdout.contains(key), "{}", listed.stdout);
+    let rotated = Running::json(&running.run(&["key", "rotate", key_id, "--overlap", "60", "--json"]).await);
     let successor = rotated["api_key"].as_str().expect("a key");
     assert_eq!(running.run_with_key(successor, &get).await.code, Some(0));
 
@@ -310,21 +238,11 @@ async fn a_key_is_issued_listed_rotated_and_revoked() {
 async fn a_customers_own_key_lists_its_own_trail() {
     let running = Running::start().await;
     let customer = running.customer("robotics@example.com").await;
-    running
-        .run(&["consent", "set", &customer, "--tier", "basic"])
-        .await;
+    running.run(&["consent", "set", &customer, "--tier", "basic"]).await;
     let own: uuid::Uuid = customer.parse().expect("an id");
     let key = running.service.key(Some(own), &["audit:read"]).await;
-    let trail = running
-        .run_with_key(&key, &["audit", "list", "--customer", &customer])
-        .await;
-    assert_eq!(
-        trail.stdout.lines().count(),
-        2,
-        "{}{}",
-        trail.stdout,
-        trail.stderr
-    );
+    let trail = running.run_with_key(&key, &["audit", "list", "--customer", &customer]).await;
+    assert_eq!(trail.stdout.lines().count(), 2, "{}{}", trail.stdout, trail.stderr);
 }
 
 #[tokio::test]
@@ -370,18 +288,12 @@ async fn the_filters_of_the_trail_are_those_of_the_api() {
     };
     let operator = format!("key:{}", &running.service.operator[..13]);
     assert_eq!(entries(&["--action", "withdrawn"]).await, 1);
-    assert_eq!(
-        entries(&["--previous-tier", "basic", "--new-tier", "analytics"]).await,
-        1
-    );
+    assert_eq!(entries(&["--previous-tier", "basic", "--new-tier", "analytics"]).await, 1);
     assert_eq!(entries(&["--changed-by", &operator]).await, 3);
     assert_eq!(entries(&["--ip", "127.0.0.0/8", "--customer", &id]).await, 3);
     assert_eq!(entries(&["--ip", "203.0.113.7"]).await, 0);
     assert_eq!(entries(&["--request-id", "none"]).await, 0);
-    assert_eq!(
-        entries(&["--since", "2026-03-01", "--until", "2026-03-02"]).await,
-        3
-    );
+    assert_eq!(entries(&["--since", "2026-03-01", "--until", "2026-03-02"]).await, 3);
     assert_eq!(entries(&["--until", "2026-03-01"]).await, 0);
 }
 
@@ -390,42 +302,19 @@ async fn an_export_is_what_the_api_answers() {
     let running = Running::start().await;
     let id = running.customer("robotics@example.com").await;
     for tier in ["basic", "analytics", "none"] {
-        running
-            .run(&[
-                "consent",
-                "set",
-                &id,
-                "--tier",
-                tier,
-                "--reason",
-                "line\nbreak, \"quoted\"",
-            ])
-            .await;
+        running.run(&["consent", "set", &id, "--tier", tier, "--reason", "line\nbreak, \"quoted\""]).await;
     }
     let csv = running.api("/v1/audit", "text/csv").await;
     let ndjson = running.api("/v1/audit", "application/x-ndjson").await;
     assert_eq!(ndjson.lines().count(), 3);
     assert_eq!(running.run(&["audit", "export"]).await.stdout, csv);
-    assert_eq!(
-        running
-            .run(&["audit", "export", "--format", "ndjson", "--output", "-"])
-            .await
-            .stdout,
-        ndjson
-    );
+    assert_eq!(running.run(&["audit", "export", "--format", "ndjson", "--output", "-"]).await.stdout, ndjson);
 
     let dir = tempfile::tempdir().expect("a directory");
     for (name, wanted) in [("trail.csv", &csv), ("trail.ndjson", &ndjson)] {
         let file = dir.path().join(name);
-        let done = running
-            .run(&["audit", "export", "--output", file.to_str().expect("a path")])
-            .await;
-        assert_eq!(
-            (done.code, done.stdout.as_str()),
-            (Some(0), ""),
-            "{}",
-            done.stderr
-        );
+        let done = running.run(&["audit", "export", "--output", file.to_str().expect("a path")]).await;
+        assert_eq!((done.code, done.stdout.as_str()), (Some(0), ""), "{}", done.stderr);
         assert_eq!(&std::fs::read_to_string(&file).expect("the export"), wanted);
     }
     assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 2);
@@ -435,17 +324,7 @@ async fn an_export_is_what_the_api_answers() {
 async fn what_steers_a_terminal_is_escaped_in_tables() {
     let running = Running::start().await;
     let id = running.customer("robotics@example.com").await;
-    running
-        .run(&[
-            "consent",
-            "set",
-            &id,
-            "--tier",
-            "basic",
-            "--reason",
-            "a\u{1b}[2Jb\nc",
-        ])
-        .await;
+    running.run(&["consent", "set", &id, "--tier", "basic", "--reason", "a\u{1b}[2Jb\nc"]).await;
     let listed = running.run(&["audit", "list"]).await;
     assert!(listed.stdout.contains("a\\u{1b}[2Jb\\nc"), "{}", listed.stdout);
     assert_eq!(listed.stdout.lines().count(), 2);

@@ -57,16 +57,8 @@ async fn create_database(template: &str) -> TestDatabase {
         .fetch_one(&mut connection)
         .await
         .expect("the version is known");
-    let strategy = if version >= 15_00_00 {
-        "strategy file_copy"
-    } else {
-        ""
-    };
-    execute(
-        &mut connection,
-        format!("create database {name} {template} {strategy}"),
-    )
-    .await;
+    let strategy = if version >= 15_00_00 { "strategy file_copy" } else { "" };
+    execute(&mut connection, format!("create database {name} {template} {strategy}")).await;
     connection.close().await.expect("the connection closes");
     TestDatabase {
         owner: options(socket, "consentd_owner", &name),
@@ -82,14 +74,10 @@ impl Drop for TestDatabase {
         let statement = format!("drop database if exists {} with (force)", self.name);
         // A test's own runtime cannot be waited for here, and is gone in a moment.
         let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut connection = admin.connect().await?;
-                sqlx::raw_sql(AssertSqlSafe(statement))
-                    .execute(&mut connection)
-                    .await
+                sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await
             })?;
             Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
         });
@@ -164,27 +152,16 @@ impl OwnCluster {
             std::process::id(),
             STARTED.fetch_add(1, Ordering::Relaxed)
         ));
-        account
-            .private_directory(&directory)
-            .expect("the directory can be made");
+        account.private_directory(&directory).expect("the directory can be made");
         let initdb = account
             .command(&programs.program("initdb"))
-            .args([
-                "--username=consentd_owner",
-                "--auth=trust",
-                "--encoding=UTF8",
-                "--locale=C",
-            ])
+            .args(["--username=consentd_owner", "--auth=trust", "--encoding=UTF8", "--locale=C"])
             .args(["--no-sync", "--no-instructions", "--pgdata"])
             .arg(directory.join("data"))
             .stdin(Stdio::null())
             .output()
             .expect("initdb runs");
-        assert!(
-            initdb.status.success(),
-            "initdb: {}",
-            String::from_utf8_lossy(&initdb.stderr)
-        );
+        assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
         let mut cluster = Self {
             owner: options(&directory, "consentd_owner", database),
             service: options(&directory, "consentd_service", database),
@@ -220,9 +197,7 @@ impl OwnCluster {
     /// Starts the server again: same data, same socket.
     pub async fn start_again(&mut self) {
         assert!(self.server.is_none(), "the server runs already");
-        let mut server = Server::spawn(self.postgres(), Signal::SIGQUIT)
-            .await
-            .expect("postgres starts");
+        let mut server = Server::spawn(self.postgres(), Signal::SIGQUIT).await.expect("postgres starts");
         if let Err(words) = server.ready().await {
             panic!("PostgreSQL does not start: {words}");
         }
@@ -231,11 +206,7 @@ impl OwnCluster {
 
     fn postgres(&self) -> Command {
         let mut postgres = self.account.command(&self.programs.program("postgres"));
-        postgres
-            .arg("-D")
-            .arg(self.directory.join("data"))
-            .arg("-k")
-            .arg(&self.directory);
+        postgres.arg("-D").arg(self.directory.join("data")).arg("-k").arg(&self.directory);
         // The data need not outlive the machine, only a killed server.
         for setting in [
             "listen_addresses=",
@@ -339,10 +310,8 @@ async fn every_test_has_a_migrated_database_of_its_own() {
 async fn an_empty_database_has_no_schema() {
     let database = empty_database().await;
     let mut owner = database.owner.connect().await.unwrap();
-    let schema: Option<String> = sqlx::query_scalar("select to_regnamespace('vlaapi')::text")
-        .fetch_one(&mut owner)
-        .await
-        .unwrap();
+    let schema: Option<String> =
+        sqlx::query_scalar("select to_regnamespace('vlaapi')::text").fetch_one(&mut owner).await.unwrap();
     assert_eq!(schema, None);
 }
 
@@ -350,19 +319,13 @@ async fn an_empty_database_has_no_schema() {
 async fn a_killed_cluster_comes_back_with_what_was_committed() {
     let mut cluster = OwnCluster::start().await;
     let mut owner = cluster.owner.connect().await.unwrap();
-    execute(
-        &mut owner,
-        "insert into vlaapi.customers (email) values ('a@example.com')".to_owned(),
-    )
-    .await;
+    execute(&mut owner, "insert into vlaapi.customers (email) values ('a@example.com')".to_owned()).await;
     cluster.kill().await;
     assert!(cluster.owner.connect().await.is_err());
     cluster.start_again().await;
     let mut service = cluster.service.connect().await.unwrap();
-    let customers: i64 = sqlx::query_scalar("select count(*) from vlaapi.customers")
-        .fetch_one(&mut service)
-        .await
-        .unwrap();
+    let customers: i64 =
+        sqlx::query_scalar("select count(*) from vlaapi.customers").fetch_one(&mut service).await.unwrap();
     assert_eq!(customers, 1);
     cluster.stop().await;
 }

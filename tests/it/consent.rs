@@ -55,12 +55,7 @@ async fn a_decision_is_stored_answered_and_audited() {
     assert_eq!(entry["new_tier"], "analytics");
     assert!(entry.get("previous").is_none() && entry.get("previous_tier").is_none());
     assert_eq!(entry["current"]["can_store_embeddings"], true);
-    assert!(
-        entry["changed_by"]
-            .as_str()
-            .expect("an actor")
-            .starts_with("key:vla_live_")
-    );
+    assert!(entry["changed_by"].as_str().expect("an actor").starts_with("key:vla_live_"));
     assert_eq!(entry["on_behalf_of"], "user-17");
     assert_eq!(entry["change_reason"], "asked in the settings");
     assert_eq!(entry["user_agent"], "dashboard/1.0");
@@ -90,12 +85,7 @@ async fn a_put_replaces_the_whole_consent() {
         "anonymization_level": "none", "policy_version": "1",
     });
     service.put(customer, &body).send().await.expect(201);
-    let record = service
-        .put(customer, &json!({"consent_tier": "basic"}))
-        .send()
-        .await
-        .expect(200)
-        .json();
+    let record = service.put(customer, &json!({"consent_tier": "basic"})).send().await.expect(200).json();
     assert_eq!(record["can_store_images"], false);
     assert_eq!(record["anonymization_level"], "full");
     assert_eq!(record["policy_version"], Value::Null);
@@ -109,11 +99,7 @@ async fn a_put_replaces_the_whole_consent() {
 async fn only_an_end_date_or_policy_that_moves_is_a_renewal() {
     let service = Service::start().await;
     let customer = service.customer().await;
-    service
-        .put(customer, &json!({"consent_tier": "basic"}))
-        .send()
-        .await
-        .expect(201);
+    service.put(customer, &json!({"consent_tier": "basic"})).send().await.expect(201);
     let renewed =
         json!({"consent_tier": "basic", "policy_version": "2", "expires_at": "2028-01-01T00:00:00Z"});
     service.put(customer, &renewed).send().await.expect(200);
@@ -127,10 +113,7 @@ async fn a_withdrawal_is_seen_by_the_next_check_and_needs_no_body() {
     let body = json!({"consent_tier": "analytics", "can_store_embeddings": true});
     service.put(customer, &body).send().await.expect(201);
     let check = format!("{}/permissions?check=embeddings", consent(customer));
-    assert_eq!(
-        service.get(&check).send().await.expect(200).json()["allowed"],
-        true
-    );
+    assert_eq!(service.get(&check).send().await.expect(200).json()["allowed"], true);
 
     let path = format!("{}?reason=moved%20away", consent(customer));
     let record = service.call("DELETE", &path).send().await.expect(200).json();
@@ -157,12 +140,7 @@ async fn a_withdrawal_is_seen_by_the_next_check_and_needs_no_body() {
 async fn withdrawing_what_was_never_given_changes_nothing() {
     let service = Service::start().await;
     let customer = service.customer().await;
-    let record = service
-        .call("DELETE", &consent(customer))
-        .send()
-        .await
-        .expect(200)
-        .json();
+    let record = service.call("DELETE", &consent(customer)).send().await.expect(200).json();
     assert_eq!(record["status"], "never_given");
     assert_eq!(record["version"], 0);
 }
@@ -171,22 +149,10 @@ async fn withdrawing_what_was_never_given_changes_nothing() {
 async fn a_first_refusal_is_recorded() {
     let service = Service::start().await;
     let customer = service.customer().await;
-    let record = service
-        .put(customer, &json!({"consent_tier": "none"}))
-        .send()
-        .await
-        .expect(201)
-        .json();
-    assert_eq!(
-        (&record["status"], &record["version"]),
-        (&json!("withdrawn"), &json!(1))
-    );
+    let record = service.put(customer, &json!({"consent_tier": "none"})).send().await.expect(201).json();
+    assert_eq!((&record["status"], &record["version"]), (&json!("withdrawn"), &json!(1)));
     assert_eq!(record["consent_granted_at"], Value::Null);
-    service
-        .put(customer, &json!({"consent_tier": "none"}))
-        .send()
-        .await
-        .expect(200);
+    service.put(customer, &json!({"consent_tier": "none"})).send().await.expect(200);
     assert_eq!(service.trail(customer).await.len(), 1);
 }
 
@@ -196,71 +162,22 @@ async fn a_version_guards_a_write() {
     let customer = service.customer().await;
     let basic = json!({"consent_tier": "basic"});
     let analytics = json!({"consent_tier": "analytics"});
-    service
-        .put(customer, &basic)
-        .header("if-match", "*")
-        .send()
-        .await
-        .expect(412);
-    service
-        .put(customer, &basic)
-        .header("if-none-match", "*")
-        .send()
-        .await
-        .expect(201);
-    let moved = service
-        .put(customer, &analytics)
-        .header("if-none-match", "*")
-        .send()
-        .await
-        .expect(412);
+    service.put(customer, &basic).header("if-match", "*").send().await.expect(412);
+    service.put(customer, &basic).header("if-none-match", "*").send().await.expect(201);
+    let moved = service.put(customer, &analytics).header("if-none-match", "*").send().await.expect(412);
     assert!(moved.problem("version-moved").is_empty());
     assert_eq!(moved.header("etag"), Some("\"1\""));
-    service
-        .put(customer, &analytics)
-        .header("if-match", "\"2\"")
-        .send()
-        .await
-        .expect(412);
-    service
-        .put(customer, &analytics)
-        .header("if-match", "W/\"1\"")
-        .send()
-        .await
-        .expect(412);
-    service
-        .put(customer, &analytics)
-        .header("if-match", "\"7\", \"1\"")
-        .send()
-        .await
-        .expect(200);
-    service
-        .call("DELETE", &consent(customer))
-        .header("if-match", "\"1\"")
-        .send()
-        .await
-        .expect(412);
-    service
-        .put(customer, &analytics)
-        .header("if-match", "1")
-        .send()
-        .await
-        .expect(400);
+    service.put(customer, &analytics).header("if-match", "\"2\"").send().await.expect(412);
+    service.put(customer, &analytics).header("if-match", "W/\"1\"").send().await.expect(412);
+    service.put(customer, &analytics).header("if-match", "\"7\", \"1\"").send().await.expect(200);
+    service.call("DELETE", &consent(customer)).header("if-match", "\"1\"").send().await.expect(412);
+    service.put(customer, &analytics).header("if-match", "1").send().await.expect(400);
     assert_eq!(service.consent(customer).await["version"], 2);
 
-    let unchanged = service
-        .get(&consent(customer))
-        .header("if-none-match", "W/\"2\"")
-        .send()
-        .await
-        .expect(304);
+    let unchanged =
+        service.get(&consent(customer)).header("if-none-match", "W/\"2\"").send().await.expect(304);
     assert!(unchanged.bytes.is_empty());
-    service
-        .get(&consent(customer))
-        .header("if-none-match", "\"1\"")
-        .send()
-        .await
-        .expect(200);
+    service.get(&consent(customer)).header("if-none-match", "\"1\"").send().await.expect(200);
 }
 
 #[tokio::test]
@@ -270,10 +187,8 @@ async fn two_first_grants_at_once_give_two_versions_and_two_entries_in_order() {
         let customer = service.customer().await;
         let basic = json!({"consent_tier": "basic"});
         let analytics = json!({"consent_tier": "analytics"});
-        let (one, other) = tokio::join!(
-            service.put(customer, &basic).send(),
-            service.put(customer, &analytics).send()
-        );
+        let (one, other) =
+            tokio::join!(service.put(customer, &basic).send(), service.put(customer, &analytics).send());
         let mut statuses = [one.status.as_u16(), other.status.as_u16()];
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 201]);
@@ -282,11 +197,7 @@ async fn two_first_grants_at_once_give_two_versions_and_two_entries_in_order() {
         assert_eq!(versions, [json!(2), json!(1)]);
         assert_eq!(trail[0]["previous"], trail[1]["current"]);
         let time = |entry: &Value| -> DateTime<Utc> {
-            entry["timestamp"]
-                .as_str()
-                .expect("a time")
-                .parse()
-                .expect("a time")
+            entry["timestamp"].as_str().expect("a time").parse().expect("a time")
         };
         assert!(time(&trail[0]) > time(&trail[1]));
     }
@@ -311,39 +222,14 @@ async fn a_consent_is_shown_as_it_stood() {
     let second = service.put(customer, &body).send().await.expect(200).json();
     service.advance(TimeDelta::days(5));
 
-    let before = service
-        .get(&path(start - TimeDelta::microseconds(1)))
-        .send()
-        .await
-        .expect(200)
-        .json();
+    let before = service.get(&path(start - TimeDelta::microseconds(1))).send().await.expect(200).json();
     assert_eq!(before["status"], "never_given");
     assert_eq!(service.get(&path(start)).send().await.expect(200).json(), first);
-    let between = service
-        .get(&path(start + TimeDelta::hours(23)))
-        .send()
-        .await
-        .expect(200)
-        .json();
+    let between = service.get(&path(start + TimeDelta::hours(23))).send().await.expect(200).json();
     assert_eq!(between, first);
-    assert_eq!(
-        service
-            .get(&path(start + TimeDelta::days(1)))
-            .send()
-            .await
-            .expect(200)
-            .json(),
-        second
-    );
-    assert_eq!(
-        service.get(&path(service.now())).send().await.expect(200).json(),
-        second
-    );
-    let future = service
-        .get(&path(service.now() + TimeDelta::days(1)))
-        .send()
-        .await
-        .expect(400);
+    assert_eq!(service.get(&path(start + TimeDelta::days(1))).send().await.expect(200).json(), second);
+    assert_eq!(service.get(&path(service.now())).send().await.expect(200).json(), second);
+    let future = service.get(&path(service.now() + TimeDelta::days(1))).send().await.expect(400);
     assert_eq!(future.problem("invalid-parameter"), ["as_of in_the_future"]);
 }
 
@@ -353,26 +239,13 @@ async fn consents_are_listed_by_what_they_are() {
     let mut customers: Vec<Uuid> = Vec::new();
     for tier in ["basic", "analytics", "basic"] {
         let customer = service.customer().await;
-        service
-            .put(customer, &json!({"consent_tier": tier}))
-            .send()
-            .await
-            .expect(201);
+        service.put(customer, &json!({"consent_tier": tier})).send().await.expect(201);
         customers.push(customer);
     }
     let withdrawn = service.customer().await;
-    service
-        .put(withdrawn, &json!({"consent_tier": "none"}))
-        .send()
-        .await
-        .expect(201);
+    service.put(withdrawn, &json!({"consent_tier": "none"})).send().await.expect(201);
     let list = async |query: &str| -> Vec<String> {
-        let page = service
-            .get(&format!("/v1/consents?{query}"))
-            .send()
-            .await
-            .expect(200)
-            .json();
+        let page = service.get(&format!("/v1/consents?{query}")).send().await.expect(200).json();
         let mut ids: Vec<_> = page["items"]
             .as_array()
             .expect("items")
@@ -387,11 +260,6 @@ async fn consents_are_listed_by_what_they_are() {
     assert_eq!(list("tier=basic").await, basic);
     assert_eq!(list("status=withdrawn").await, [withdrawn.to_string()]);
     assert_eq!(list("status=active").await.len(), 3);
-    assert_eq!(
-        list(&format!("customer_id={withdrawn}&status=active"))
-            .await
-            .len(),
-        0
-    );
+    assert_eq!(list(&format!("customer_id={withdrawn}&status=active")).await.len(), 0);
     assert_eq!(list("updated_after=2026-03-01T12:00:01Z").await.len(), 0);
 }

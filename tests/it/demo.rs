@@ -26,10 +26,7 @@ fn noon() -> DateTime<Utc> {
 }
 
 async fn demo(database: &TestDatabase, arguments: &str) -> Result<ExitCode, StartError> {
-    let arguments = format!(
-        "demo --database-url {} {arguments}",
-        database.owner.to_url_lossy()
-    );
+    let arguments = format!("demo --database-url {} {arguments}", database.owner.to_url_lossy());
     run(Command::parse_from(arguments.split_whitespace()).demo, noon()).await
 }
 
@@ -42,10 +39,7 @@ async fn contents(connection: &mut PgConnection) -> Vec<String> {
         union all
         select (to_jsonb(s) - 'consent_id')::text
         from (select s as s from vlaapi.customer_data_consent s order by customer_id) _(s)";
-    sqlx::query_scalar(query)
-        .fetch_all(connection)
-        .await
-        .expect("the query runs")
+    sqlx::query_scalar(query).fetch_all(connection).await.expect("the query runs")
 }
 
 async fn entries(connection: &mut PgConnection) -> Vec<AuditEntry> {
@@ -110,28 +104,16 @@ async fn the_rules_make_every_entry_from_the_one_before_and_the_last_one_stands(
     let mut told = 0;
     for stands in &consents {
         let mut record = ConsentRecord::never_given(stands.customer_id);
-        for entry in entries
-            .iter()
-            .filter(|entry| entry.customer_id == stands.customer_id)
-        {
+        for entry in entries.iter().filter(|entry| entry.customer_id == stands.customer_id) {
             let change = lawful_change(&record, entry).expect("every entry changes something");
             let ConsentState { consent_tier, .. } = change.current;
             assert_eq!(
                 (change.action, change.version, change.timestamp, consent_tier),
                 (entry.action, entry.version, entry.timestamp, entry.new_tier)
             );
-            assert_eq!(
-                change.previous.as_ref().map(|state| state.consent_tier),
-                entry.previous_tier
-            );
-            assert_eq!(
-                change.previous,
-                entry.previous.as_ref().map(|state| state.0.clone())
-            );
-            assert_eq!(
-                Some(&change.current),
-                entry.current.as_ref().map(|state| &state.0)
-            );
+            assert_eq!(change.previous.as_ref().map(|state| state.consent_tier), entry.previous_tier);
+            assert_eq!(change.previous, entry.previous.as_ref().map(|state| state.0.clone()));
+            assert_eq!(Some(&change.current), entry.current.as_ref().map(|state| &state.0));
             let state = change.current;
             let updated_at = Some(entry.timestamp);
             record = ConsentRecord::from_state(
@@ -175,11 +157,7 @@ async fn the_history_is_believable() {
     let entries = entries(&mut connection).await;
     let count = |wanted: &dyn Fn(&AuditEntry) -> bool| entries.iter().filter(|entry| wanted(entry)).count();
 
-    assert!(
-        (8_000..12_500).contains(&entries.len()),
-        "{} entries",
-        entries.len()
-    );
+    assert!((8_000..12_500).contains(&entries.len()), "{} entries", entries.len());
     let longest = entries.iter().map(|entry| entry.version).max().unwrap();
     assert!(longest > 80, "the longest history has {longest} entries");
     for action in [
@@ -197,11 +175,7 @@ async fn the_history_is_believable() {
     }
     let staff = count(&|entry| entry.on_behalf_of.as_deref() == Some("compliance@example.com"));
     assert!(staff > 50, "{staff} on behalf of compliance@example.com");
-    let never = consents(&mut connection)
-        .await
-        .iter()
-        .filter(|consent| consent.version == 0)
-        .count();
+    let never = consents(&mut connection).await.iter().filter(|consent| consent.version == 0).count();
     assert!((10..100).contains(&never), "{never} never gave a consent");
 
     let strangers = sqlx::query_scalar!(
@@ -251,10 +225,7 @@ async fn a_database_with_customers_is_refused_unless_more_are_asked_for() {
     );
     // A load which fails in the middle leaves nothing.
     let refusal = demo(&database, "--customers 60 --append").await.unwrap_err();
-    assert_eq!(
-        refusal.to_string(),
-        "customers of this seed are in the database: choose another --seed"
-    );
+    assert_eq!(refusal.to_string(), "customers of this seed are in the database: choose another --seed");
     assert_eq!(contents(&mut connection).await, first);
 
     demo(&database, "--customers 50 --seed 2 --append").await.unwrap();
@@ -303,10 +274,7 @@ async fn a_trail_of_one(connection: &mut PgConnection) -> Uuid {
           'consent_granted_at', '2026-01-01T00:00:00Z'), 'key:vla_live_a1b2', '2026-01-01T00:00:00Z'
         from customer
         returning customer_id";
-    sqlx::query_scalar(query)
-        .fetch_one(connection)
-        .await
-        .expect("the query runs")
+    sqlx::query_scalar(query).fetch_one(connection).await.expect("the query runs")
 }
 
 /// Inserts the row after its trail, with what is told of it changed.
@@ -335,10 +303,7 @@ async fn a_row_that_comes_after_its_trail_must_be_what_the_last_entry_tells() {
     for lie in [another_tier, another_permission, another_time, nothing_given] {
         let mut tx = connection.begin().await.unwrap();
         let refusal = insert_after(&mut tx, &lie).await.expect_err(&lie);
-        assert!(
-            refusal.contains("the audit entry of version 1 does not tell this change"),
-            "{refusal}"
-        );
+        assert!(refusal.contains("the audit entry of version 1 does not tell this change"), "{refusal}");
     }
     // When it was granted, the entry says, whatever the row does.
     let granted_later = told.replacen("'2026-01-01Z'", "'2026-01-09Z'", 1);

@@ -34,10 +34,7 @@ fn directory() -> TempDir {
 }
 
 fn settings(directory: &Path) -> Settings {
-    Settings {
-        data_dir: directory.join("data"),
-        bindir: None,
-    }
+    Settings { data_dir: directory.join("data"), bindir: None }
 }
 
 async fn refusal(settings: &Settings) -> String {
@@ -49,24 +46,14 @@ async fn refusal(settings: &Settings) -> String {
 
 async fn note(options: &PgConnectOptions, text: &str) {
     let mut connection = options.connect().await.unwrap();
-    sqlx::raw_sql("create table if not exists notes (note text)")
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    sqlx::query("insert into notes values ($1)")
-        .bind(text)
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    sqlx::raw_sql("create table if not exists notes (note text)").execute(&mut connection).await.unwrap();
+    sqlx::query("insert into notes values ($1)").bind(text).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
 }
 
 async fn notes(options: &PgConnectOptions) -> Vec<String> {
     let mut connection = options.connect().await.unwrap();
-    sqlx::query_scalar("select note from notes order by note")
-        .fetch_all(&mut connection)
-        .await
-        .unwrap()
+    sqlx::query_scalar("select note from notes order by note").fetch_all(&mut connection).await.unwrap()
 }
 
 fn postmaster(settings: &Settings) -> Pid {
@@ -101,30 +88,11 @@ async fn the_first_start_makes_a_cluster_whose_service_role_owns_nothing() {
     .fetch_one(&mut service)
     .await
     .unwrap();
-    assert_eq!(
-        (name.as_str(), database.as_str()),
-        ("consentd_service", "consentd")
-    );
+    assert_eq!((name.as_str(), database.as_str()), ("consentd_service", "consentd"));
     assert!(serves && !superuser);
-    sqlx::query("select count(*) from vlaapi.customer_data_consent")
-        .execute(&mut service)
-        .await
-        .unwrap();
-    assert!(
-        sqlx::query("drop table vlaapi.customer_data_consent")
-            .execute(&mut service)
-            .await
-            .is_err()
-    );
-    assert!(
-        cluster
-            .service
-            .clone()
-            .password("guessed")
-            .connect()
-            .await
-            .is_err()
-    );
+    sqlx::query("select count(*) from vlaapi.customer_data_consent").execute(&mut service).await.unwrap();
+    assert!(sqlx::query("drop table vlaapi.customer_data_consent").execute(&mut service).await.is_err());
+    assert!(cluster.service.clone().password("guessed").connect().await.is_err());
 
     let passwords = fs::metadata(settings.data_dir.join("postgres.passwords")).unwrap();
     assert_eq!(passwords.permissions().mode() & 0o777, 0o600);
@@ -141,10 +109,7 @@ async fn a_second_start_keeps_the_data_and_the_data_directory_has_one_service() 
     note(&cluster.owner, "first").await;
 
     let sentence = refusal(&settings).await;
-    assert!(
-        sentence.starts_with("another consentd is running on the data directory"),
-        "{sentence}"
-    );
+    assert!(sentence.starts_with("another consentd is running on the data directory"), "{sentence}");
     cluster.stop().await;
 
     let cluster = Cluster::start(&settings).await.unwrap();
@@ -171,11 +136,8 @@ async fn it_keeps_what_it_acknowledged_and_nothing_of_it_is_on_the_network_or_in
         ("log_statement", "none"),
         ("log_min_error_statement", "panic"),
     ] {
-        let setting: String = sqlx::query_scalar("select current_setting($1)")
-            .bind(name)
-            .fetch_one(&mut owner)
-            .await
-            .unwrap();
+        let setting: String =
+            sqlx::query_scalar("select current_setting($1)").bind(name).fetch_one(&mut owner).await.unwrap();
         assert_eq!(setting, value, "{name}");
     }
     cluster.stop().await;
@@ -200,11 +162,7 @@ async fn a_server_that_is_killed_is_started_again_with_everything_committed() {
 }
 
 fn postmaster_of_now(settings: &Settings) -> Option<Pid> {
-    settings
-        .data_dir
-        .join("postgres/data/postmaster.pid")
-        .exists()
-        .then(|| postmaster(settings))
+    settings.data_dir.join("postgres/data/postmaster.pid").exists().then(|| postmaster(settings))
 }
 
 #[tokio::test]
@@ -218,10 +176,7 @@ async fn the_server_ends_with_a_killed_service_and_the_next_start_keeps_everythi
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    eventually("a note is committed", async || {
-        directory.path().join("noted").exists()
-    })
-    .await;
+    eventually("a note is committed", async || directory.path().join("noted").exists()).await;
     let orphan = postmaster(&settings);
     service.kill().unwrap();
     // At once, while the old server may still be going down.
@@ -270,10 +225,7 @@ async fn a_server_that_survived_its_service_gives_way_to_the_next() {
     eventually("the survivor answers", async || cluster_answers(&place).await).await;
 
     let cluster = Cluster::start(&settings).await.unwrap();
-    assert_ne!(
-        postmaster(&settings).as_raw(),
-        i32::try_from(survivor.id()).unwrap()
-    );
+    assert_ne!(postmaster(&settings).as_raw(), i32::try_from(survivor.id()).unwrap());
     assert_eq!(notes(&cluster.owner).await, ["kept"]);
     assert!(survivor.wait().unwrap().success());
     cluster.stop().await;
@@ -298,15 +250,10 @@ async fn without_server_programs_it_says_how_to_get_them() {
     let directory = directory();
     let nowhere = directory.path().join("bin");
     fs::create_dir(&nowhere).unwrap();
-    let settings = Settings {
-        bindir: Some(nowhere.clone()),
-        ..settings(directory.path())
-    };
+    let settings = Settings { bindir: Some(nowhere.clone()), ..settings(directory.path()) };
     let sentence = refusal(&settings).await;
-    let start = format!(
-        "there are no PostgreSQL server programs (postgres, initdb) in {}",
-        nowhere.display()
-    );
+    let start =
+        format!("there are no PostgreSQL server programs (postgres, initdb) in {}", nowhere.display());
     assert!(sentence.starts_with(&start), "{sentence}");
     assert!(sentence.contains("install"), "{sentence}");
     assert!(!settings.data_dir.exists(), "nothing is left behind");
@@ -315,23 +262,16 @@ async fn without_server_programs_it_says_how_to_get_them() {
 #[tokio::test]
 async fn server_programs_that_are_too_old_are_refused() {
     let directory = directory();
-    for (program, script) in [
-        ("initdb", "#!/bin/sh\n"),
-        ("postgres", "#!/bin/sh\necho 'postgres (PostgreSQL) 13.14'\n"),
-    ] {
+    for (program, script) in
+        [("initdb", "#!/bin/sh\n"), ("postgres", "#!/bin/sh\necho 'postgres (PostgreSQL) 13.14'\n")]
+    {
         let path = directory.path().join(program);
         fs::write(&path, script).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
     }
-    let settings = Settings {
-        bindir: Some(directory.path().to_path_buf()),
-        ..settings(directory.path())
-    };
+    let settings = Settings { bindir: Some(directory.path().to_path_buf()), ..settings(directory.path()) };
     let sentence = refusal(&settings).await;
-    assert!(
-        sentence.contains("are of version 13, and version 14 or newer is needed"),
-        "{sentence}"
-    );
+    assert!(sentence.contains("are of version 13, and version 14 or newer is needed"), "{sentence}");
 }
 
 #[tokio::test]
@@ -342,10 +282,7 @@ async fn data_of_another_version_is_left_alone() {
     fs::create_dir_all(&data).unwrap();
     fs::write(data.join("PG_VERSION"), "9\n").unwrap();
     let sentence = refusal(&settings).await;
-    assert!(
-        sentence.contains("the data needs those of version 9"),
-        "{sentence}"
-    );
+    assert!(sentence.contains("the data needs those of version 9"), "{sentence}");
     assert_eq!(fs::read_to_string(data.join("PG_VERSION")).unwrap(), "9\n");
 }
 
@@ -355,10 +292,7 @@ async fn a_place_that_cannot_hold_data_is_refused_with_a_way_out() {
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
     let below_a_file = refusal(&settings(&file)).await;
-    assert!(
-        below_a_file.contains("choose another place with --data-dir DIR"),
-        "{below_a_file}"
-    );
+    assert!(below_a_file.contains("choose another place with --data-dir DIR"), "{below_a_file}");
 
     let deep = refusal(&settings(&directory.path().join("d".repeat(100)))).await;
     assert!(deep.contains("too long for a socket"), "{deep}");
@@ -385,14 +319,8 @@ async fn data_that_is_damaged_is_named_with_the_cause() {
     Cluster::start(&settings).await.unwrap().stop().await;
     fs::remove_file(settings.data_dir.join("postgres/data/global/pg_control")).unwrap();
     let sentence = refusal(&settings).await;
-    assert!(
-        sentence.contains("pg_control") && sentence.contains("backup"),
-        "{sentence}"
-    );
+    assert!(sentence.contains("pg_control") && sentence.contains("backup"), "{sentence}");
     fs::remove_file(settings.data_dir.join("postgres.passwords")).unwrap();
     let sentence = refusal(&settings).await;
-    assert!(
-        sentence.contains("postgres.passwords does not hold the two passwords"),
-        "{sentence}"
-    );
+    assert!(sentence.contains("postgres.passwords does not hold the two passwords"), "{sentence}");
 }

@@ -10,13 +10,7 @@ use crate::service::{Service, consent};
 async fn a_key_is_shown_once_and_stored_as_a_hash_alone() {
     let service = Service::start().await;
     let body = json!({"scopes": ["consent:read"], "key_name": "dashboard", "kind": "test"});
-    let new = service
-        .call("POST", "/v1/api-keys")
-        .json(&body)
-        .send()
-        .await
-        .expect(201)
-        .json();
+    let new = service.call("POST", "/v1/api-keys").json(&body).send().await.expect(201).json();
     let key = new["api_key"].as_str().expect("the key");
     assert!(key.starts_with("vla_test_") && key.starts_with(new["key_prefix"].as_str().expect("a prefix")));
     let listed = service.get("/v1/api-keys").send().await.expect(200);
@@ -26,11 +20,7 @@ async fn a_key_is_shown_once_and_stored_as_a_hash_alone() {
         .await
         .expect("the keys");
     assert!(stored.iter().any(|(prefix, _)| key.starts_with(prefix.as_str())));
-    assert!(
-        stored
-            .iter()
-            .all(|(_, hash)| !hash.contains(&key[13..]) && hash.len() == 64)
-    );
+    assert!(stored.iter().all(|(_, hash)| !hash.contains(&key[13..]) && hash.len() == 64));
 }
 
 #[tokio::test]
@@ -55,12 +45,7 @@ async fn a_revoked_key_is_refused_at_once() {
         .await
         .expect(404)
         .problem("unknown-api-key");
-    let revoked = service
-        .get("/v1/api-keys?is_active=false")
-        .send()
-        .await
-        .expect(200)
-        .json();
+    let revoked = service.get("/v1/api-keys?is_active=false").send().await.expect(200).json();
     assert_eq!(revoked["items"][0]["key_id"], new["key_id"]);
 }
 
@@ -68,50 +53,20 @@ async fn a_revoked_key_is_refused_at_once() {
 async fn a_rotated_key_overlaps_with_its_successor() {
     let service = Service::start().await;
     let body = json!({"scopes": ["consent:read"]});
-    let old = service
-        .call("POST", "/v1/api-keys")
-        .json(&body)
-        .send()
-        .await
-        .expect(201)
-        .json();
+    let old = service.call("POST", "/v1/api-keys").json(&body).send().await.expect(201).json();
     let path = format!("/v1/api-keys/{}/rotate", old["key_id"].as_str().expect("an id"));
-    let new = service
-        .call("POST", &path)
-        .json(&json!({"overlap_seconds": 60}))
-        .send()
-        .await
-        .expect(201)
-        .json();
+    let new =
+        service.call("POST", &path).json(&json!({"overlap_seconds": 60})).send().await.expect(201).json();
     assert_eq!(new["scopes"], old["scopes"]);
-    let (old, new) = (
-        old["api_key"].as_str().expect("a key"),
-        new["api_key"].as_str().expect("a key"),
-    );
+    let (old, new) = (old["api_key"].as_str().expect("a key"), new["api_key"].as_str().expect("a key"));
     service.get("/v1/consents").key(old).send().await.expect(200);
     service.get("/v1/consents").key(new).send().await.expect(200);
-    service
-        .call("POST", &path)
-        .json(&json!({}))
-        .send()
-        .await
-        .expect(409)
-        .problem("conflict");
+    service.call("POST", &path).json(&json!({})).send().await.expect(409).problem("conflict");
     service.advance(TimeDelta::seconds(60));
     service.get("/v1/consents").key(old).send().await.expect(401);
     service.get("/v1/consents").key(new).send().await.expect(200);
-    service
-        .call("POST", &path)
-        .json(&json!({}))
-        .send()
-        .await
-        .expect(409);
-    service
-        .call("POST", &path)
-        .json(&json!({"overlap_seconds": -1}))
-        .send()
-        .await
-        .expect(422);
+    service.call("POST", &path).json(&json!({})).send().await.expect(409);
+    service.call("POST", &path).json(&json!({"overlap_seconds": -1})).send().await.expect(422);
 }
 
 #[tokio::test]
@@ -120,19 +75,9 @@ async fn an_inactive_customers_keys_are_refused() {
     let customer = service.customer().await;
     let key = service.key(Some(customer), &["consent:read"]).await;
     let path = format!("/v1/customers/{customer}");
-    service
-        .call("PATCH", &path)
-        .json(&json!({"is_active": false}))
-        .send()
-        .await
-        .expect(200);
+    service.call("PATCH", &path).json(&json!({"is_active": false})).send().await.expect(200);
     service.get(&consent(customer)).key(&key).send().await.expect(401);
-    service
-        .call("PATCH", &path)
-        .json(&json!({"is_active": true}))
-        .send()
-        .await
-        .expect(200);
+    service.call("PATCH", &path).json(&json!({"is_active": true})).send().await.expect(200);
     service.get(&consent(customer)).key(&key).send().await.expect(200);
 }
 
@@ -150,10 +95,7 @@ async fn the_keys_that_the_inference_api_issued_keep_working() {
     .await
     .expect("the key is stored");
     let check = format!("{}/permissions?check=images", consent(customer));
-    assert_eq!(
-        service.get(&check).key(key).send().await.expect(200).json()["allowed"],
-        false
-    );
+    assert_eq!(service.get(&check).key(key).send().await.expect(200).json()["allowed"], false);
     service.get(&consent(customer)).key(key).send().await.expect(403);
 }
 
@@ -161,11 +103,7 @@ async fn the_keys_that_the_inference_api_issued_keep_working() {
 async fn a_retry_gets_the_first_answer_again() {
     let service = Service::start().await;
     let post = |path: &'static str, key: &str, body: serde_json::Value| {
-        service
-            .call("POST", path)
-            .header("idempotency-key", key)
-            .json(&body)
-            .send()
+        service.call("POST", path).header("idempotency-key", key).json(&body).send()
     };
     let body = json!({"email": "retry@example.com", "tier": "free"});
     let first = post("/v1/customers", "one", body.clone()).await.expect(201);
@@ -173,39 +111,22 @@ async fn a_retry_gets_the_first_answer_again() {
     let again = post("/v1/customers", "one", body.clone()).await.expect(201);
     assert_eq!(again.header("idempotency-replayed"), Some("true"));
     assert_eq!(first.bytes, again.bytes);
-    let other = post(
-        "/v1/customers",
-        "one",
-        json!({"email": "other@example.com", "tier": "free"}),
-    )
-    .await
-    .expect(422);
+    let other =
+        post("/v1/customers", "one", json!({"email": "other@example.com", "tier": "free"})).await.expect(422);
     other.problem("idempotency-key-reused");
-    post("/v1/customers", "two", body.clone())
-        .await
-        .expect(409)
-        .problem("conflict");
+    post("/v1/customers", "two", body.clone()).await.expect(409).problem("conflict");
 
     // A key is the same key again, though only its hash is stored, and the kept answer cannot be read from the database.
     let body = json!({"scopes": ["consent:read"]});
-    let first = post("/v1/api-keys", "three", body.clone())
-        .await
-        .expect(201)
-        .json();
-    let again = post("/v1/api-keys", "three", body.clone())
-        .await
-        .expect(201)
-        .json();
+    let first = post("/v1/api-keys", "three", body.clone()).await.expect(201).json();
+    let again = post("/v1/api-keys", "three", body.clone()).await.expect(201).json();
     assert_eq!(first, again);
     let kept: Vec<Vec<u8>> = sqlx::query_scalar("select sealed_answer from vlaapi.idempotent_answers")
         .fetch_all(&service.sql().await)
         .await
         .expect("the answers");
     let secret = first["api_key"].as_str().expect("a key");
-    assert!(
-        kept.iter()
-            .all(|sealed| !String::from_utf8_lossy(sealed).contains(secret))
-    );
+    assert!(kept.iter().all(|sealed| !String::from_utf8_lossy(sealed).contains(secret)));
 
     service.advance(TimeDelta::hours(25));
     let later = post("/v1/api-keys", "three", body).await.expect(201);
@@ -217,13 +138,7 @@ async fn a_retry_gets_the_first_answer_again() {
 async fn the_same_key_at_once_creates_one() {
     let service = Service::start().await;
     let body = json!({"email": "once@example.com", "tier": "free"});
-    let post = || {
-        service
-            .call("POST", "/v1/customers")
-            .header("idempotency-key", "same")
-            .json(&body)
-            .send()
-    };
+    let post = || service.call("POST", "/v1/customers").header("idempotency-key", "same").json(&body).send();
     let answers = futures_util::future::join_all((0..8).map(|_| post())).await;
     for answer in &answers {
         match answer.status.as_u16() {
@@ -232,12 +147,7 @@ async fn the_same_key_at_once_creates_one() {
             other => panic!("{other}: {}", answer.text()),
         }
     }
-    let page = service
-        .get("/v1/customers?email=once@example.com")
-        .send()
-        .await
-        .expect(200)
-        .json();
+    let page = service.get("/v1/customers?email=once@example.com").send().await.expect(200).json();
     assert_eq!(page["items"].as_array().map(Vec::len), Some(1));
 }
 
@@ -246,46 +156,23 @@ async fn a_customers_key_is_limited_and_told_so() {
     let service = Service::start().await;
     let customer = service.customer().await;
     let limits = json!({"rate_limit_rpm": 3, "rate_limit_rpd": 5});
-    service
-        .call("PATCH", &format!("/v1/customers/{customer}"))
-        .json(&limits)
-        .send()
-        .await
-        .expect(200);
+    service.call("PATCH", &format!("/v1/customers/{customer}")).json(&limits).send().await.expect(200);
     let key = service.key(Some(customer), &["consent:read"]).await;
     let get = || service.get("/v1/consents").key(&key).send();
     let first = get().await.expect(200);
-    assert_eq!(
-        first.header("ratelimit-policy"),
-        Some("\"minute\";q=3;w=60, \"day\";q=5;w=86400")
-    );
-    assert!(
-        first
-            .header("ratelimit")
-            .expect("the rest")
-            .starts_with("\"minute\";r=2;t=")
-    );
+    assert_eq!(first.header("ratelimit-policy"), Some("\"minute\";q=3;w=60, \"day\";q=5;w=86400"));
+    assert!(first.header("ratelimit").expect("the rest").starts_with("\"minute\";r=2;t="));
     get().await.expect(200);
     get().await.expect(200);
     let limited = get().await.expect(429);
     limited.problem("rate-limited");
-    let wait: i64 = limited
-        .header("retry-after")
-        .expect("a wait")
-        .parse()
-        .expect("seconds");
+    let wait: i64 = limited.header("retry-after").expect("a wait").parse().expect("seconds");
     assert!((1..=60).contains(&wait));
     service.advance(TimeDelta::minutes(1));
     get().await.expect(200);
     get().await.expect(200);
     service.advance(TimeDelta::minutes(1));
-    let wait: i64 = get()
-        .await
-        .expect(429)
-        .header("retry-after")
-        .expect("a wait")
-        .parse()
-        .expect("seconds");
+    let wait: i64 = get().await.expect(429).header("retry-after").expect("a wait").parse().expect("seconds");
     assert!(wait > 3600);
     service.advance(TimeDelta::days(1));
     get().await.expect(200);
@@ -300,35 +187,14 @@ async fn customers_are_created_changed_and_found() {
     let service = Service::start().await;
     let body =
         json!({"email": "robotics@example.com", "company_name": "Example Robotics", "tier": "enterprise"});
-    let created = service
-        .call("POST", "/v1/customers")
-        .json(&body)
-        .send()
-        .await
-        .expect(201)
-        .json();
-    let path = format!(
-        "/v1/customers/{}",
-        created["customer_id"].as_str().expect("an id")
-    );
+    let created = service.call("POST", "/v1/customers").json(&body).send().await.expect(201).json();
+    let path = format!("/v1/customers/{}", created["customer_id"].as_str().expect("an id"));
     assert_eq!(service.get(&path).send().await.expect(200).json(), created);
-    service
-        .call("POST", "/v1/customers")
-        .json(&body)
-        .send()
-        .await
-        .expect(409)
-        .problem("conflict");
+    service.call("POST", "/v1/customers").json(&body).send().await.expect(409).problem("conflict");
 
     service.advance(TimeDelta::hours(1));
     let wanted = json!({"company_name": null, "tier": "pro"});
-    let changed = service
-        .call("PATCH", &path)
-        .json(&wanted)
-        .send()
-        .await
-        .expect(200)
-        .json();
+    let changed = service.call("PATCH", &path).json(&wanted).send().await.expect(200).json();
     assert_eq!(changed["company_name"], serde_json::Value::Null);
     assert_eq!(changed["tier"], "pro");
     assert_eq!(changed["email"], "robotics@example.com");
@@ -339,19 +205,10 @@ async fn customers_are_created_changed_and_found() {
         (json!({"tier": null}), "/tier not_a_string"),
         (json!({"rate_limit_rpm": 0}), "/rate_limit_rpm out_of_range"),
         (json!({"rate_limit_rpm": 1.5}), "/rate_limit_rpm not_an_integer"),
-        (
-            json!({"customer_id": Uuid::new_v4()}),
-            "/customer_id unknown_field",
-        ),
+        (json!({"customer_id": Uuid::new_v4()}), "/customer_id unknown_field"),
     ] {
         assert_eq!(
-            service
-                .call("PATCH", &path)
-                .json(&body)
-                .send()
-                .await
-                .expect(422)
-                .problem("invalid-body"),
+            service.call("PATCH", &path).json(&body).send().await.expect(422).problem("invalid-body"),
             [fault]
         );
     }

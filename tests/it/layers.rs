@@ -13,40 +13,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["error"]),
     ("telemetry", &["config", "error"]),
     ("postgres", &["postgres", "config", "error"]),
-    (
-        "app",
-        &[
-            "app",
-            "config",
-            "domain",
-            "error",
-            "http",
-            "ops",
-            "postgres",
-            "store",
-            "telemetry",
-        ],
-    ),
-    (
-        "cli",
-        &[
-            "cli",
-            "app",
-            "config",
-            "domain",
-            "error",
-            "http",
-            "postgres",
-            "store",
-            "telemetry",
-        ],
-    ),
+    ("app", &["app", "config", "domain", "error", "http", "ops", "postgres", "store", "telemetry"]),
+    ("cli", &["cli", "app", "config", "domain", "error", "http", "postgres", "store", "telemetry"]),
 ];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir)
-        .expect("a folder")
-        .map(|entry| entry.expect("an entry").path());
+    let entries = fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path());
     entries
         .flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] })
         .filter(|path| path.extension().is_some_and(|kind| kind == "rs"))
@@ -57,46 +29,25 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
 fn every_room_uses_only_the_rooms_below_it() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for path in sources(&source) {
-        let inside = path
-            .strip_prefix(&source)
-            .expect("below src")
-            .to_string_lossy()
-            .into_owned();
+        let inside = path.strip_prefix(&source).expect("below src").to_string_lossy().into_owned();
         let room = inside.split(['/', '.']).next().expect("a name").to_owned();
         let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == room) else {
             continue;
         };
         let text = fs::read_to_string(&path).expect("a source");
         for used in text.split("crate::").skip(1) {
-            let used: String = used
-                .chars()
-                .take_while(|char| char.is_alphanumeric() || *char == '_')
-                .collect();
-            assert!(
-                used.is_empty() || allowed.contains(&used.as_str()),
-                "{inside} must not use {used}"
-            );
+            let used: String =
+                used.chars().take_while(|char| char.is_alphanumeric() || *char == '_').collect();
+            assert!(used.is_empty() || allowed.contains(&used.as_str()), "{inside} must not use {used}");
         }
         if !["store", "postgres"].contains(&room.as_str()) {
-            for sql in [
-                "query!(",
-                "query_as!(",
-                "query_scalar!(",
-                "QueryBuilder",
-                "raw_sql(",
-            ] {
-                assert!(
-                    !text.contains(sql),
-                    "{inside} must not hold SQL: that is the store's"
-                );
+            for sql in ["query!(", "query_as!(", "query_scalar!(", "QueryBuilder", "raw_sql("] {
+                assert!(!text.contains(sql), "{inside} must not hold SQL: that is the store's");
             }
         }
         if room == "domain" {
             for outside in ["tokio", "axum", "async fn", "std::fs", "Utc::now"] {
-                assert!(
-                    !text.contains(outside),
-                    "{inside} is pure: it must not use {outside}"
-                );
+                assert!(!text.contains(outside), "{inside} is pure: it must not use {outside}");
             }
         }
     }

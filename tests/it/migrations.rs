@@ -52,9 +52,7 @@ async fn partitions_by_month_and_their_rows_stay_when_what_made_them_is_rolled_b
     migrations::down(&database.options, LAST - 1).await.unwrap();
     migrations::up(&database.options, None).await.unwrap();
     assert_same_schema(&database.schema(), &before, LAST);
-    let kept = database
-        .text("select count(*)::text from vlaapi.inference_logs_2031_01")
-        .await;
+    let kept = database.text("select count(*)::text from vlaapi.inference_logs_2031_01").await;
     assert_eq!(kept, "1");
 }
 
@@ -77,20 +75,12 @@ async fn replicas_that_boot_together_apply_each_migration_once() {
     assert_eq!(applied.iter().sum::<usize>(), usize::try_from(LAST).unwrap());
     let status = migrations::status(&database.options).await.unwrap();
     assert!(status.iter().all(|status| status.state == State::Applied));
-    assert!(
-        status
-            .iter()
-            .all(|status| status.applied_by.as_deref() == Some(env!("CARGO_PKG_VERSION")))
-    );
+    assert!(status.iter().all(|status| status.applied_by.as_deref() == Some(env!("CARGO_PKG_VERSION"))));
 }
 
 #[tokio::test]
 async fn databases_of_one_server_can_be_migrated_at_once() {
-    let databases = [
-        Database::empty().await,
-        Database::empty().await,
-        Database::empty().await,
-    ];
+    let databases = [Database::empty().await, Database::empty().await, Database::empty().await];
     let boots = databases.each_ref().map(|database| {
         let options = database.options.clone();
         tokio::spawn(async move { migrations::up(&options, None).await })
@@ -104,9 +94,7 @@ async fn databases_of_one_server_can_be_migrated_at_once() {
 async fn the_names_of_the_migrations_are_those_of_their_files() {
     let database = Database::empty().await;
     for status in migrations::status(&database.options).await.unwrap() {
-        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("migrations")
-            .join(&status.file);
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(&status.file);
         assert!(file.exists(), "{}", status.file);
         assert_eq!(status.state, State::Pending);
     }
@@ -115,9 +103,7 @@ async fn the_names_of_the_migrations_are_those_of_their_files() {
 #[tokio::test]
 async fn a_file_that_was_changed_since_it_was_applied_is_refused_by_name() {
     let database = Database::migrated().await;
-    database
-        .run("update vlaapi.schema_migrations set checksum = '\\x00' where version = 3")
-        .await;
+    database.run("update vlaapi.schema_migrations set checksum = '\\x00' where version = 3").await;
     for refusal in [
         migrations::up(&database.options, None).await.unwrap_err(),
         migrations::down(&database.options, 4).await.unwrap_err(),
@@ -164,28 +150,15 @@ async fn a_schema_that_is_newer_than_the_program_is_refused() {
 async fn a_migration_that_fails_leaves_the_database_as_it_was_and_names_file_and_cause() {
     let database = Database::empty().await;
     migrations::up(&database.options, Some(4)).await.unwrap();
-    database
-        .run("create table vlaapi.service_secrets (mine text)")
-        .await;
+    database.run("create table vlaapi.service_secrets (mine text)").await;
     let before = database.schema();
 
-    let failure = migrations::up(&database.options, None)
-        .await
-        .unwrap_err()
-        .to_string();
+    let failure = migrations::up(&database.options, None).await.unwrap_err().to_string();
 
     assert!(failure.starts_with("005_service_tables.up.sql"), "{failure}");
-    assert!(
-        failure.contains("relation \"service_secrets\" already exists"),
-        "{failure}"
-    );
+    assert!(failure.contains("relation \"service_secrets\" already exists"), "{failure}");
     assert_same_schema(&database.schema(), &before, 4);
-    assert_eq!(
-        database
-            .text("select count(*)::text from vlaapi.schema_migrations")
-            .await,
-        "4"
-    );
+    assert_eq!(database.text("select count(*)::text from vlaapi.schema_migrations").await, "4");
 
     database.run("drop table vlaapi.service_secrets").await;
     assert_eq!(migrations::up(&database.options, None).await.unwrap().len(), 1);
@@ -211,14 +184,9 @@ async fn a_dry_run_changes_nothing_and_tells_the_sql() {
 async fn a_dry_run_tells_what_would_fail() {
     let database = Database::empty().await;
     migrations::up(&database.options, Some(4)).await.unwrap();
-    database
-        .run("create table vlaapi.service_secrets (mine text)")
-        .await;
+    database.run("create table vlaapi.service_secrets (mine text)").await;
     let failure = migrations::dry_run(&database.options, None).await.unwrap_err();
-    assert!(
-        failure.to_string().starts_with("005_service_tables.up.sql"),
-        "{failure}"
-    );
+    assert!(failure.to_string().starts_with("005_service_tables.up.sql"), "{failure}");
 }
 
 #[tokio::test]
@@ -226,17 +194,13 @@ async fn a_service_that_must_not_migrate_names_the_migration_it_misses() {
     let database = Database::empty().await;
     let refusal = migrations::check(&database.options).await.unwrap_err();
     assert!(
-        refusal
-            .to_string()
-            .starts_with("the database lacks migration 001_initial_schema.up.sql"),
+        refusal.to_string().starts_with("the database lacks migration 001_initial_schema.up.sql"),
         "{refusal}"
     );
     migrations::up(&database.options, Some(LAST - 1)).await.unwrap();
     let refusal = migrations::check(&database.options).await.unwrap_err();
     assert!(
-        refusal
-            .to_string()
-            .starts_with("the database lacks migration 005_service_tables.up.sql"),
+        refusal.to_string().starts_with("the database lacks migration 005_service_tables.up.sql"),
         "{refusal}"
     );
     migrations::up(&database.options, None).await.unwrap();
@@ -247,10 +211,7 @@ async fn a_service_that_must_not_migrate_names_the_migration_it_misses() {
 async fn the_role_that_serves_reads_the_record_and_cannot_write_it() {
     let database = Database::migrated().await;
     migrations::check(database.service()).await.unwrap();
-    let refusal = database
-        .try_as("vlaapi_app", "delete from vlaapi.schema_migrations")
-        .await
-        .unwrap_err();
+    let refusal = database.try_as("vlaapi_app", "delete from vlaapi.schema_migrations").await.unwrap_err();
     assert!(refusal.contains("permission denied"), "{refusal}");
 }
 

@@ -19,19 +19,12 @@ use tower::ServiceExt;
 fn router() -> Router {
     let broken = || async {
         let mut answer = StatusCode::INTERNAL_SERVER_ERROR.into_response();
-        answer
-            .extensions_mut()
-            .insert(Cause("the disk is full".to_owned()));
-        answer
-            .extensions_mut()
-            .insert(CallerName("vla_live_a1b2".to_owned()));
+        answer.extensions_mut().insert(Cause("the disk is full".to_owned()));
+        answer.extensions_mut().insert(CallerName("vla_live_a1b2".to_owned()));
         answer
     };
     Router::new()
-        .route(
-            "/id",
-            get(|Extension(RequestId(id)): Extension<RequestId>| async { id }),
-        )
+        .route("/id", get(|Extension(RequestId(id)): Extension<RequestId>| async { id }))
         .route("/customers/{id}", get(|| async { "found" }))
         .route("/counted/{id}", get(|| async { "counted" }))
         .route("/broken", get(broken))
@@ -40,20 +33,17 @@ fn router() -> Router {
 }
 
 async fn ask(method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
-    let request = headers.iter().fold(
-        Request::builder().method(method).uri(path),
-        |request, (name, value)| request.header(*name, *value),
-    );
+    let request =
+        headers.iter().fold(Request::builder().method(method).uri(path), |request, (name, value)| {
+            request.header(*name, *value)
+        });
     let request = request.body(Body::empty()).expect("a well-formed request");
     router().oneshot(request).await.expect("a router never fails")
 }
 
 async fn id_of(headers: &[(&str, &str)]) -> String {
     let answer = ask("GET", "/id", headers).await;
-    let told = answer.headers()["x-request-id"]
-        .to_str()
-        .expect("visible ASCII")
-        .to_owned();
+    let told = answer.headers()["x-request-id"].to_str().expect("visible ASCII").to_owned();
     let seen = to_bytes(answer.into_body(), 1000).await.expect("a short body");
     assert_eq!(told.as_bytes(), seen, "the handler sees what the client is told");
     told
@@ -68,19 +58,10 @@ async fn a_sane_request_id_is_kept_and_any_other_replaced() {
     let too_long = "x".repeat(129);
     for other in ["", "two words", "<script>", "é", &too_long] {
         let id = id_of(&[("x-request-id", other)]).await;
-        assert_eq!(
-            id.parse::<uuid::Uuid>().unwrap().get_version_num(),
-            7,
-            "{other} became {id}"
-        );
+        assert_eq!(id.parse::<uuid::Uuid>().unwrap().get_version_num(), 7, "{other} became {id}");
     }
     assert_ne!(id_of(&[]).await, id_of(&[]).await);
-    assert!(
-        ask("GET", "/nowhere", &[])
-            .await
-            .headers()
-            .contains_key("x-request-id")
-    );
+    assert!(ask("GET", "/nowhere", &[]).await.headers().contains_key("x-request-id"));
 }
 
 /// What is logged on this thread, as JSON lines.
@@ -89,10 +70,7 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0
-            .lock()
-            .expect("nobody panics while writing")
-            .extend_from_slice(bytes);
+        self.0.lock().expect("nobody panics while writing").extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -105,32 +83,21 @@ impl io::Write for Lines {
 async fn the_log_line_names_the_route_and_the_cause_but_never_the_path() {
     let lines = Lines::default();
     let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_writer(move || writer.clone())
-        .finish();
+    let subscriber =
+        tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
     let guard = tracing::subscriber::set_default(subscriber);
-    let personal = [
-        ("x-request-id", "one"),
-        ("authorization", "Bearer canary"),
-        ("user-agent", "canary"),
-    ];
+    let personal = [("x-request-id", "one"), ("authorization", "Bearer canary"), ("user-agent", "canary")];
     ask("GET", "/customers/canary-in-path?q=canary-in-query", &personal).await;
     ask("GET", "/broken", &[("x-request-id", "two")]).await;
     ask("GET", "/canary/nowhere", &[("x-request-id", "three")]).await;
     let given_up = ask("GET", "/never", &[("x-request-id", "four")]);
-    timeout(Duration::from_millis(10), given_up)
-        .await
-        .expect_err("it never answers");
+    timeout(Duration::from_millis(10), given_up).await.expect_err("it never answers");
     drop(guard);
 
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     assert!(!text.contains("canary"), "{text}");
-    let lines: Vec<serde_json::Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 4, "one line for each request: {text}");
     let told = |line: usize, name: &str, value: serde_json::Value| {
         assert_eq!(lines[line][name], value, "{name} in {}", lines[line]);
@@ -165,16 +132,9 @@ async fn requests_are_counted_by_route_with_the_names_of_opentelemetry() {
     let has = |line: &str| assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
     has("# TYPE http_server_request_duration_seconds histogram");
     let labels = r#"http_request_method="GET",http_route="/counted/{id}",http_response_status_code="200""#;
-    has(&format!(
-        "http_server_request_duration_seconds_count{{{labels}}} 2"
-    ));
-    has(&format!(
-        r#"http_server_request_duration_seconds_bucket{{{labels},le="10"}} 2"#
-    ));
-    assert!(
-        text.contains(r#"http_request_method="_OTHER""#) && !text.contains("BREW"),
-        "{text}"
-    );
+    has(&format!("http_server_request_duration_seconds_count{{{labels}}} 2"));
+    has(&format!(r#"http_server_request_duration_seconds_bucket{{{labels},le="10"}} 2"#));
+    assert!(text.contains(r#"http_request_method="_OTHER""#) && !text.contains("BREW"), "{text}");
     has("# TYPE http_server_active_requests gauge");
     let pool = r#"db_client_connection_pool_name="of_this_test",db_client_connection_state"#;
     has(&format!(r#"db_client_connection_count{{{pool}="idle"}} 3"#));
@@ -184,24 +144,15 @@ async fn requests_are_counted_by_route_with_the_names_of_opentelemetry() {
     has("# TYPE consentd_expiry_sweep_last_run_timestamp_seconds gauge");
     has("# TYPE consentd_expiry_sweep_entries_total counter");
     has("# TYPE consentd_expiry_sweep_failures_total counter");
-    for name in text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-    {
-        assert!(
-            text.contains(&format!("# HELP {name} ")),
-            "{name} is not described in\n{text}"
-        );
+    for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} is not described in\n{text}");
     }
 }
 
 #[test]
 fn telemetry_can_be_set_up_twice_and_refuses_a_filter_that_is_none() {
-    let config = |log: &str| TelemetryConfig {
-        log_format: LogFormat::Json,
-        log: log.to_owned(),
-        otlp_endpoint: None,
-    };
+    let config =
+        |log: &str| TelemetryConfig { log_format: LogFormat::Json, log: log.to_owned(), otlp_endpoint: None };
     telemetry::init(&config("off")).unwrap().shutdown();
     telemetry::init(&config("off")).unwrap().shutdown();
     let refusal = telemetry::init(&config("consentd=loud")).unwrap_err().to_string();

@@ -24,34 +24,15 @@ async fn all_permissions_are_answered_or_the_one_that_is_asked_for() {
             "reason": "granted", "version": 1, "valid_until": null,
         })
     );
-    let check = async |name: &str| {
-        service
-            .get(&format!("{path}?check={name}"))
-            .send()
-            .await
-            .expect(200)
-            .json()
-    };
+    let check =
+        async |name: &str| service.get(&format!("{path}?check={name}")).send().await.expect(200).json();
     let images = check("images").await;
-    assert_eq!(
-        (&images["permission"], &images["allowed"]),
-        (&json!("store_images"), &json!(true))
-    );
+    assert_eq!((&images["permission"], &images["allowed"]), (&json!("store_images"), &json!(true)));
     let training = check("training").await;
-    assert_eq!(
-        (&training["allowed"], &training["reason"]),
-        (&json!(false), &json!("not_granted"))
-    );
+    assert_eq!((&training["allowed"], &training["reason"]), (&json!(false), &json!("not_granted")));
     let level = check("anonymization").await;
-    assert_eq!(
-        (&level["permission"], &level["level"]),
-        (&json!("anonymization_level"), &json!("minimal"))
-    );
-    service
-        .get(&format!("{path}?check=everything"))
-        .send()
-        .await
-        .expect(400);
+    assert_eq!((&level["permission"], &level["level"]), (&json!("anonymization_level"), &json!("minimal")));
+    service.get(&format!("{path}?check=everything")).send().await.expect(400);
 }
 
 #[tokio::test]
@@ -60,21 +41,10 @@ async fn a_denial_has_the_same_shape_for_an_unknown_customer() {
     let nobody = Uuid::new_v4();
     let path = format!("{}/permissions", consent(nobody));
     let all = service.get(&path).send().await.expect(200).json();
-    assert_eq!(
-        (&all["reason"], &all["version"]),
-        (&json!("unknown_customer"), &json!(0))
-    );
+    assert_eq!((&all["reason"], &all["version"]), (&json!("unknown_customer"), &json!(0)));
     assert_eq!(all["permissions"]["can_store_images"], false);
-    let one = service
-        .get(&format!("{path}?check=images"))
-        .send()
-        .await
-        .expect(200)
-        .json();
-    assert_eq!(
-        (&one["allowed"], &one["reason"]),
-        (&json!(false), &json!("unknown_customer"))
-    );
+    let one = service.get(&format!("{path}?check=images")).send().await.expect(200).json();
+    assert_eq!((&one["allowed"], &one["reason"]), (&json!(false), &json!("unknown_customer")));
     let customer = service.customer().await;
     let never = service
         .get(&format!("{}/permissions?check=images", consent(customer)))
@@ -103,9 +73,7 @@ async fn many_checks_are_answered_in_their_order() {
             (allowing, "images"),
         ][round % 4];
         checks.push(json!({"customer_id": customer, "permission": permission}));
-        expected.push(json!(
-            ["granted", "never_given", "unknown_customer", "not_granted"][round % 4]
-        ));
+        expected.push(json!(["granted", "never_given", "unknown_customer", "not_granted"][round % 4]));
     }
     let answer = service
         .call("POST", "/v1/permissions/check")
@@ -132,12 +100,7 @@ async fn a_batch_tells_every_fault_with_its_place() {
         7,
         {"permission": "images"},
     ]});
-    let answer = service
-        .call("POST", "/v1/permissions/check")
-        .json(&checks)
-        .send()
-        .await
-        .expect(422);
+    let answer = service.call("POST", "/v1/permissions/check").json(&checks).send().await.expect(422);
     assert_eq!(
         answer.problem("invalid-body"),
         [
@@ -148,17 +111,9 @@ async fn a_batch_tells_every_fault_with_its_place() {
             "/checks/3/customer_id required",
         ]
     );
-    for body in [
-        json!({}),
-        json!({"checks": []}),
-        json!({"checks": vec![json!({}); 1001]}),
-        json!({"checks": 1}),
-    ] {
-        service
-            .call("POST", "/v1/permissions/check")
-            .json(&body)
-            .send()
-            .await
-            .expect(422);
+    for body in
+        [json!({}), json!({"checks": []}), json!({"checks": vec![json!({}); 1001]}), json!({"checks": 1})]
+    {
+        service.call("POST", "/v1/permissions/check").json(&body).send().await.expect(422);
     }
 }

@@ -16,22 +16,10 @@ use crate::cluster::{TestDatabase, database};
 
 fn serve(database: &TestDatabase, data_dir: &Path, listen: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_consentd"))
-        .args([
-            "serve",
-            "--listen",
-            listen,
-            "--log",
-            "trace",
-            "--log-format",
-            "json",
-            "--data-dir",
-        ])
+        .args(["serve", "--listen", listen, "--log", "trace", "--log-format", "json", "--data-dir"])
         .arg(data_dir)
         .env("CONSENTD_DATABASE_URL", database.service.to_url_lossy().as_str())
-        .env(
-            "CONSENTD_MIGRATE_DATABASE_URL",
-            database.owner.to_url_lossy().as_str(),
-        )
+        .env("CONSENTD_MIGRATE_DATABASE_URL", database.owner.to_url_lossy().as_str())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
@@ -52,11 +40,7 @@ async fn the_log_holds_no_personal_data_and_no_secret_however_talkative() {
         text
     });
     let address = loop {
-        let line = said
-            .next_line()
-            .await
-            .expect("a line")
-            .expect("the program greets");
+        let line = said.next_line().await.expect("a line").expect("the program greets");
         if let Some(rest) = line.strip_prefix("consentd serves on ") {
             break rest.split(',').next().expect("an address").to_owned();
         }
@@ -82,18 +66,9 @@ async fn the_log_holds_no_personal_data_and_no_secret_however_talkative() {
     let consent = format!("/v1/customers/{customer}/consent");
     let body = json!({"consent_tier": "basic", "reason": "canary-reason", "on_behalf_of": "canary-person"});
     assert_eq!(send("PUT", &consent, body).await.0, 201);
-    assert_eq!(
-        send("PUT", &consent, json!({"consent_tier": "canary-tier"}))
-            .await
-            .0,
-        422
-    );
-    let (status, new_key) = send(
-        "POST",
-        "/v1/api-keys",
-        json!({"scopes": ["consent:read"], "key_name": "canary-key"}),
-    )
-    .await;
+    assert_eq!(send("PUT", &consent, json!({"consent_tier": "canary-tier"})).await.0, 422);
+    let (status, new_key) =
+        send("POST", "/v1/api-keys", json!({"scopes": ["consent:read"], "key_name": "canary-key"})).await;
     assert_eq!(status, 201);
     let new_key: serde_json::Value = serde_json::from_str(&new_key).expect("JSON");
     let new_key = new_key["api_key"].as_str().expect("a key").to_owned();
@@ -126,17 +101,11 @@ async fn a_port_that_is_taken_is_told_in_one_sentence() {
     let data_dir = tempfile::tempdir().expect("a folder");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
-    let ended = serve(&database, data_dir.path(), &address)
-        .wait_with_output()
-        .await
-        .expect("it ends");
+    let ended = serve(&database, data_dir.path(), &address).wait_with_output().await.expect("it ends");
     assert_eq!(ended.status.code(), Some(1));
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     let sentence = said.lines().last().expect("a sentence");
-    assert!(
-        sentence.contains(&address) && sentence.contains("choose another with --listen"),
-        "{said}"
-    );
+    assert!(sentence.contains(&address) && sentence.contains("choose another with --listen"), "{said}");
 }
 
 fn reqwest_client() -> reqwest::Client {

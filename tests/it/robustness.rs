@@ -13,11 +13,7 @@ async fn a_write_is_whole_though_its_client_hangs_up() {
     let customer = service.customer().await;
     // Holding the row keeps the write in the middle of its transaction while its client goes away.
     let pool = service.sql().await;
-    service
-        .put(customer, &json!({"consent_tier": "basic"}))
-        .send()
-        .await
-        .expect(201);
+    service.put(customer, &json!({"consent_tier": "basic"})).send().await.expect(201);
     let mut holder = pool.begin().await.expect("a transaction");
     sqlx::query("select 1 from vlaapi.customer_data_consent where customer_id = $1 for update")
         .bind(customer)
@@ -26,9 +22,7 @@ async fn a_write_is_whole_though_its_client_hangs_up() {
         .expect("a lock");
     let body = json!({"consent_tier": "analytics"});
     let write = service.put(customer, &body).send();
-    tokio::time::timeout(Duration::from_millis(200), write)
-        .await
-        .expect_err("the write waits for the row");
+    tokio::time::timeout(Duration::from_millis(200), write).await.expect_err("the write waits for the row");
     holder.rollback().await.expect("the lock is given back");
     for _ in 0..100 {
         if service.consent(customer).await["version"] == 2 {
@@ -51,11 +45,7 @@ async fn cancelled_transactions_take_no_later_write_with_them() {
     let mut written = Vec::new();
     for _ in 0..20 {
         let customer = service.customer().await;
-        service
-            .put(customer, &json!({"consent_tier": "basic"}))
-            .send()
-            .await
-            .expect(201);
+        service.put(customer, &json!({"consent_tier": "basic"})).send().await.expect(201);
         written.push(customer);
     }
     // Through connections of its own: what was acknowledged is there for everybody.
@@ -94,15 +84,9 @@ async fn a_storm_of_clients_that_hang_up_loses_nothing_and_tears_nothing() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let record = service.consent(customer).await;
     let trail = service.trail(customer).await;
-    let versions: Vec<_> = trail
-        .iter()
-        .rev()
-        .map(|entry| entry["version"].as_u64().expect("a version"))
-        .collect();
-    assert!(
-        versions.iter().copied().eq(1..=versions.len() as u64),
-        "{versions:?}"
-    );
+    let versions: Vec<_> =
+        trail.iter().rev().map(|entry| entry["version"].as_u64().expect("a version")).collect();
+    assert!(versions.iter().copied().eq(1..=versions.len() as u64), "{versions:?}");
     assert_eq!(record["version"].as_u64(), versions.last().copied());
     assert!(versions.len() >= acknowledged);
     service.get(&consent(customer)).send().await.expect(200);
@@ -113,11 +97,7 @@ async fn the_database_may_go_away_and_come_back() {
     let mut cluster = OwnCluster::start().await;
     let service = Service::on(cluster.owner.clone(), &cluster.service).await;
     let customer = service.customer().await;
-    service
-        .put(customer, &json!({"consent_tier": "basic"}))
-        .send()
-        .await
-        .expect(201);
+    service.put(customer, &json!({"consent_tier": "basic"})).send().await.expect(201);
     for gone in ["killed", "stopped"] {
         if gone == "killed" {
             cluster.kill().await;
@@ -130,24 +110,13 @@ async fn the_database_may_go_away_and_come_back() {
             // Never a yes, never a guess: 503, which every client takes for a no.
             let answer = service.get(&check).send().await.expect(503);
             answer.problem("unavailable");
-            let wait: u64 = answer
-                .header("retry-after")
-                .expect("a wait")
-                .parse()
-                .expect("seconds");
+            let wait: u64 = answer.header("retry-after").expect("a wait").parse().expect("seconds");
             assert!((1..=3).contains(&wait));
-            service
-                .put(customer, &json!({"consent_tier": "analytics"}))
-                .send()
-                .await
-                .expect(503);
+            service.put(customer, &json!({"consent_tier": "analytics"})).send().await.expect(503);
             assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
         }
         let ready = service.get("/readyz").no_key().send().await.expect(200).json();
-        assert_eq!(
-            ready["dependencies"][0],
-            json!({"name": "database", "condition": "down"})
-        );
+        assert_eq!(ready["dependencies"][0], json!({"name": "database", "condition": "down"}));
         service.get("/livez").no_key().send().await.expect(200);
 
         cluster.start_again().await;
@@ -157,19 +126,12 @@ async fn the_database_may_go_away_and_come_back() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         service
-            .put(
-                customer,
-                &json!({"consent_tier": "basic", "policy_version": gone}),
-            )
+            .put(customer, &json!({"consent_tier": "basic", "policy_version": gone}))
             .send()
             .await
             .expect(200);
     }
-    let versions: Vec<_> = service
-        .trail(customer)
-        .await
-        .iter()
-        .map(|entry| entry["version"].clone())
-        .collect();
+    let versions: Vec<_> =
+        service.trail(customer).await.iter().map(|entry| entry["version"].clone()).collect();
     assert_eq!(versions, [json!(3), json!(2), json!(1)]);
 }

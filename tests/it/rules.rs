@@ -122,11 +122,7 @@ async fn the_database_allows_what_the_domain_allows() {
                 .bind(level.as_str())
                 .execute(&pool)
                 .await;
-                assert_eq!(
-                    written.is_ok(),
-                    Consent::new(proposal.clone(), start()).is_ok(),
-                    "{proposal:?}"
-                );
+                assert_eq!(written.is_ok(), Consent::new(proposal.clone(), start()).is_ok(), "{proposal:?}");
             }
         }
     }
@@ -151,24 +147,14 @@ async fn as_of_any_instant_stands_what_the_last_entry_before_it_made() {
                 "expires_at": proposal.expires_at,
             });
             service.put(customer, &body).send().await;
-            consentd::ops::expiry::sweep(&service.store, service.now())
-                .await
-                .expect("a sweep");
+            consentd::ops::expiry::sweep(&service.store, service.now()).await.expect("a sweep");
         }
         service.advance(Duration::hours(1));
         let trail: Vec<_> = service.trail(customer).await.into_iter().rev().collect();
         for (index, entry) in trail.iter().enumerate() {
-            let time: DateTime<Utc> = entry["timestamp"]
-                .as_str()
-                .expect("a time")
-                .parse()
-                .expect("a time");
+            let time: DateTime<Utc> = entry["timestamp"].as_str().expect("a time").parse().expect("a time");
             let next = trail.get(index + 1).map_or(service.now(), |next| {
-                next["timestamp"]
-                    .as_str()
-                    .expect("a time")
-                    .parse()
-                    .expect("a time")
+                next["timestamp"].as_str().expect("a time").parse().expect("a time")
             });
             for instant in [time, time + (next - time) / 2, next - Duration::microseconds(1)] {
                 if instant < time {

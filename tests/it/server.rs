@@ -1,8 +1,5 @@
 //! Slow clients, many clients, last requests.
-#![expect(
-    clippy::unwrap_used,
-    reason = "what fails in the frame of a test fails the test"
-)]
+#![expect(clippy::unwrap_used, reason = "what fails in the frame of a test fails the test")]
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,11 +36,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let ended = tokio::spawn(serve(listener, router(), limits, shutdown.clone(), drain));
-        Self {
-            address,
-            shutdown,
-            ended,
-        }
+        Self { address, shutdown, ended }
     }
 
     async fn connect(&self) -> Client {
@@ -59,8 +52,7 @@ impl Client {
     }
 
     async fn ask(&mut self, path: &str, headers: &str) -> String {
-        self.send(&format!("GET {path} HTTP/1.1\r\nhost: test\r\n{headers}\r\n"))
-            .await;
+        self.send(&format!("GET {path} HTTP/1.1\r\nhost: test\r\n{headers}\r\n")).await;
         self.answer().await
     }
 
@@ -70,33 +62,23 @@ impl Client {
         let complete = |bytes: &[u8]| {
             let text = String::from_utf8_lossy(bytes).into_owned();
             let (head, body) = text.split_once("\r\n\r\n")?;
-            let length = head
-                .lines()
-                .find_map(|line| line.strip_prefix("content-length: "));
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
             (body.len() >= length?.parse().unwrap()).then_some(text.clone())
         };
         loop {
             if let Some(answer) = complete(&bytes) {
                 return answer;
             }
-            let read = timeout(PLENTY, self.0.read_buf(&mut bytes))
-                .await
-                .expect("an answer in time")
-                .unwrap();
-            assert!(
-                read > 0,
-                "closed in the middle of {:?}",
-                String::from_utf8_lossy(&bytes)
-            );
+            let read =
+                timeout(PLENTY, self.0.read_buf(&mut bytes)).await.expect("an answer in time").unwrap();
+            assert!(read > 0, "closed in the middle of {:?}", String::from_utf8_lossy(&bytes));
         }
     }
 
     /// How long it takes until the server closes the connection without another word.
     async fn closed_after(&mut self) -> Duration {
         let started = Instant::now();
-        let read = timeout(PLENTY, self.0.read(&mut [0; 64]))
-            .await
-            .expect("the server closes in time");
+        let read = timeout(PLENTY, self.0.read(&mut [0; 64])).await.expect("the server closes in time");
         assert!(matches!(read, Ok(0) | Err(_)), "nothing more is said");
         started.elapsed()
     }
@@ -116,10 +98,7 @@ fn router() -> Router {
     };
     Router::new()
         .route("/short", get(|| async { "short" }))
-        .route(
-            "/peer",
-            get(|Extension(Peer(peer)): Extension<Peer>| async move { peer.to_string() }),
-        )
+        .route("/peer", get(|Extension(Peer(peer)): Extension<Peer>| async move { peer.to_string() }))
         .route("/slow", get(slow))
         .route("/never", get(std::future::pending::<()>))
         .route("/endless", get(|| async { "x".repeat(64 << 20) }))
@@ -138,10 +117,7 @@ fn limits() -> Limits {
 #[track_caller]
 fn assert_about(waited: Duration, limit: Duration) {
     assert!(waited >= limit.mul_f32(0.9), "{waited:?} is before {limit:?}");
-    assert!(
-        waited < limit + Duration::from_millis(500),
-        "{waited:?} is long after {limit:?}"
-    );
+    assert!(waited < limit + Duration::from_millis(500), "{waited:?} is long after {limit:?}");
 }
 
 #[tokio::test]
@@ -167,9 +143,7 @@ async fn a_client_that_drips_its_header_is_cut_after_the_header_limit() {
                 sleep(Duration::from_millis(50)).await;
             }
         });
-        let read = timeout(PLENTY, reader.read(&mut [0; 64]))
-            .await
-            .expect("the server closes in time");
+        let read = timeout(PLENTY, reader.read(&mut [0; 64])).await.expect("the server closes in time");
         assert!(matches!(read, Ok(0) | Err(_)), "nothing is said");
         assert_about(started.elapsed(), limits().header);
         dripping.abort();
@@ -186,11 +160,7 @@ async fn an_idle_connection_is_kept_for_the_idle_limit_and_not_for_the_header_li
 
 #[tokio::test]
 async fn a_second_request_on_a_kept_connection_has_the_header_limit_from_its_first_byte() {
-    let server = Server::start(Limits {
-        idle: PLENTY,
-        ..limits()
-    })
-    .await;
+    let server = Server::start(Limits { idle: PLENTY, ..limits() }).await;
     let mut client = server.connect().await;
     client.ask("/short", "").await;
     sleep(Duration::from_millis(500)).await;
@@ -201,82 +171,47 @@ async fn a_second_request_on_a_kept_connection_has_the_header_limit_from_its_fir
 #[tokio::test]
 async fn a_slow_answer_is_not_cut_by_the_header_limit() {
     let server = Server::start(limits()).await;
-    assert!(
-        server
-            .connect()
-            .await
-            .ask("/slow", "")
-            .await
-            .ends_with("late but whole")
-    );
+    assert!(server.connect().await.ask("/slow", "").await.ends_with("late but whole"));
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answer_is_cut() {
-    let server = Server::start(Limits {
-        max_connections: 1,
-        ..limits()
-    })
-    .await;
+    let server = Server::start(Limits { max_connections: 1, ..limits() }).await;
     let mut deaf = server.connect().await;
     deaf.send("GET /endless HTTP/1.1\r\nhost: test\r\n\r\n").await;
     sleep(Duration::from_millis(50)).await;
     // The only place comes free although the other client never hangs up.
     let started = Instant::now();
-    assert!(
-        server
-            .connect()
-            .await
-            .ask("/short", "")
-            .await
-            .starts_with("HTTP/1.1 200")
-    );
+    assert!(server.connect().await.ask("/short", "").await.starts_with("HTTP/1.1 200"));
     assert_about(started.elapsed(), limits().stalled_write);
 }
 
 #[tokio::test]
 async fn a_connection_too_many_waits_until_one_ends() {
-    let server = Server::start(Limits {
-        max_connections: 2,
-        idle: PLENTY,
-        ..limits()
-    })
-    .await;
+    let server = Server::start(Limits { max_connections: 2, idle: PLENTY, ..limits() }).await;
     let (mut first, mut second) = (server.connect().await, server.connect().await);
     first.ask("/short", "").await;
     second.ask("/short", "").await;
     let mut third = server.connect().await;
     third.send("GET /short HTTP/1.1\r\nhost: test\r\n\r\n").await;
-    timeout(Duration::from_millis(200), third.answer())
-        .await
-        .expect_err("no place is free");
+    timeout(Duration::from_millis(200), third.answer()).await.expect_err("no place is free");
     drop(first);
     assert!(third.answer().await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]
 async fn a_shutdown_finishes_what_is_in_flight_and_accepts_nobody_else() {
-    let server = Server::start(Limits {
-        idle: PLENTY,
-        ..limits()
-    })
-    .await;
+    let server = Server::start(Limits { idle: PLENTY, ..limits() }).await;
     let (mut busy, mut idle) = (server.connect().await, server.connect().await);
     idle.ask("/short", "").await;
     busy.send("GET /slow HTTP/1.1\r\nhost: test\r\n\r\n").await;
     sleep(Duration::from_millis(100)).await;
     server.shutdown.cancel();
-    assert!(
-        idle.closed_after().await < Duration::from_millis(200),
-        "an idle connection is closed at once"
-    );
+    assert!(idle.closed_after().await < Duration::from_millis(200), "an idle connection is closed at once");
     let refused = TcpStream::connect(server.address).await.unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     assert!(busy.answer().await.ends_with("late but whole"));
-    timeout(PLENTY, server.ended)
-        .await
-        .expect("the server ends")
-        .unwrap();
+    timeout(PLENTY, server.ended).await.expect("the server ends").unwrap();
 }
 
 #[tokio::test]
@@ -286,10 +221,7 @@ async fn a_shutdown_waits_no_longer_than_it_was_told() {
     busy.send("GET /never HTTP/1.1\r\nhost: test\r\n\r\n").await;
     sleep(Duration::from_millis(50)).await;
     server.shutdown.cancel();
-    timeout(PLENTY, server.ended)
-        .await
-        .expect("the server ends")
-        .unwrap();
+    timeout(PLENTY, server.ended).await.expect("the server ends").unwrap();
     busy.closed_after().await;
 }
 
@@ -299,29 +231,15 @@ async fn a_long_uri_and_a_large_header_are_refused_with_our_own_answer() {
     let ask = async |path: &str, headers: &str| server.connect().await.ask(path, headers).await;
     let long = |bytes: usize| format!("/short?{}", "x".repeat(bytes));
     let large = |bytes: usize| format!("x-large: {}\r\n", "x".repeat(bytes));
-    assert!(
-        ask(&long(8 * 1024 - "/short?".len()), "")
-            .await
-            .starts_with("HTTP/1.1 200")
-    );
+    assert!(ask(&long(8 * 1024 - "/short?".len()), "").await.starts_with("HTTP/1.1 200"));
     for bytes in [8 * 1024, 40 * 1024] {
         let answer = ask(&long(bytes), "").await;
-        assert!(
-            answer.starts_with("HTTP/1.1 414") && answer.ends_with("a problem"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 414") && answer.ends_with("a problem"), "{answer}");
     }
-    assert!(
-        ask("/short", &large(16 * 1024 - 64))
-            .await
-            .starts_with("HTTP/1.1 200")
-    );
+    assert!(ask("/short", &large(16 * 1024 - 64)).await.starts_with("HTTP/1.1 200"));
     for bytes in [16 * 1024, 40 * 1024] {
         let answer = ask("/short", &large(bytes)).await;
-        assert!(
-            answer.starts_with("HTTP/1.1 431") && answer.ends_with("a problem"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 431") && answer.ends_with("a problem"), "{answer}");
     }
     assert!(
         ask("/short", &large(70 * 1024)).await.starts_with("HTTP/1.1 431"),
@@ -351,10 +269,7 @@ async fn reads_and_writes_have_budgets_of_their_own_and_wait_a_tenth_of_a_second
     });
     sleep(Duration::from_millis(20)).await;
     drop(reading);
-    assert!(
-        next.await.unwrap(),
-        "whoever waits gets the place that comes free"
-    );
+    assert!(next.await.unwrap(), "whoever waits gets the place that comes free");
     let waits: Vec<u64> = (0..100).map(|_| retry_after()).collect();
     assert!(
         waits.iter().all(|seconds| (1..=3).contains(seconds))

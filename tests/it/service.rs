@@ -48,9 +48,7 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .get(name)
-            .map(|value| value.to_str().expect("headers are text"))
+        self.headers.get(name).map(|value| value.to_str().expect("headers are text"))
     }
 
     /// The answer must have this status.
@@ -63,12 +61,7 @@ impl Answer {
     /// The answer must be this kind of problem; gives the codes of its faults, each with its place.
     #[track_caller]
     pub fn problem(&self, slug: &str) -> Vec<String> {
-        assert_eq!(
-            self.header("content-type"),
-            Some("application/problem+json"),
-            "{}",
-            self.text()
-        );
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.text());
         let problem = self.json();
         assert_eq!(problem["type"], format!("/problems/{slug}"), "{problem}");
         assert_eq!(problem["status"], self.status.as_u16());
@@ -77,10 +70,8 @@ impl Answer {
         errors
             .iter()
             .map(|fault| {
-                let place = fault["pointer"]
-                    .as_str()
-                    .or(fault["parameter"].as_str())
-                    .expect("a fault has a place");
+                let place =
+                    fault["pointer"].as_str().or(fault["parameter"].as_str()).expect("a fault has a place");
                 format!("{place} {}", fault["code"].as_str().expect("a fault has a code"))
             })
             .collect()
@@ -134,17 +125,8 @@ impl<'a> Call<'a> {
         let request = request.body(self.body).expect("the request is well-formed");
         let response = self.router.oneshot(request).await.expect("the router answers");
         let (parts, body) = response.into_parts();
-        let bytes = body
-            .collect()
-            .await
-            .expect("the body arrives")
-            .to_bytes()
-            .to_vec();
-        Answer {
-            status: parts.status,
-            headers: parts.headers,
-            bytes,
-        }
+        let bytes = body.collect().await.expect("the body arrives").to_bytes().to_vec();
+        Answer { status: parts.status, headers: parts.headers, bytes }
     }
 }
 
@@ -152,10 +134,7 @@ impl Service {
     pub async fn start() -> Self {
         let database = cluster::database().await;
         let (owner, login) = (database.owner.clone(), database.service.clone());
-        Self {
-            _database: Some(database),
-            ..Self::on(owner, &login).await
-        }
+        Self { _database: Some(database), ..Self::on(owner, &login).await }
     }
 
     /// On a database which somebody else looks after.
@@ -195,9 +174,7 @@ impl Service {
 
     /// The database, past the service, as its owner.
     pub async fn sql(&self) -> PgPool {
-        PgPool::connect_with(self.owner.clone())
-            .await
-            .expect("the database is there")
+        PgPool::connect_with(self.owner.clone()).await.expect("the database is there")
     }
 
     pub fn now(&self) -> DateTime<Utc> {
@@ -211,12 +188,7 @@ impl Service {
     pub fn call(&self, method: &str, path: &str) -> Call<'_> {
         let method: Method = method.parse().expect("a method");
         let request = Request::builder().method(method).uri(path);
-        Call {
-            router: self.router.clone(),
-            key: Some(&self.operator),
-            request,
-            body: Body::empty(),
-        }
+        Call { router: self.router.clone(), key: Some(&self.operator), request, body: Body::empty() }
     }
 
     pub fn get(&self, path: &str) -> Call<'_> {
@@ -228,23 +200,14 @@ impl Service {
         let customer_id = Uuid::new_v4();
         let body =
             json!({"customer_id": customer_id, "email": format!("{customer_id}@example.com"), "tier": "pro"});
-        self.call("POST", "/v1/customers")
-            .json(&body)
-            .send()
-            .await
-            .expect(201);
+        self.call("POST", "/v1/customers").json(&body).send().await.expect(201);
         customer_id
     }
 
     /// An API key with these scopes.
     pub async fn key(&self, customer_id: Option<Uuid>, scopes: &[&str]) -> String {
         let body = json!({"customer_id": customer_id, "scopes": scopes});
-        let answer = self
-            .call("POST", "/v1/api-keys")
-            .json(&body)
-            .send()
-            .await
-            .expect(201);
+        let answer = self.call("POST", "/v1/api-keys").json(&body).send().await.expect(201);
         answer.json()["api_key"].as_str().expect("the key").to_owned()
     }
 
@@ -258,11 +221,7 @@ impl Service {
 
     /// The customer's whole trail, newest first.
     pub async fn trail(&self, customer_id: Uuid) -> Vec<Value> {
-        let answer = self
-            .get(&format!("{}/audit?limit=1000", consent(customer_id)))
-            .send()
-            .await
-            .expect(200);
+        let answer = self.get(&format!("{}/audit?limit=1000", consent(customer_id))).send().await.expect(200);
         answer.json()["items"].as_array().expect("items").clone()
     }
 }

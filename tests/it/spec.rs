@@ -12,11 +12,7 @@ async fn the_committed_document_is_the_served_one() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/openapi.json");
     let committed: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("the document"))
         .expect("the document is JSON");
-    assert_eq!(
-        committed,
-        spec::json(),
-        "the committed document is stale: run `make openapi`"
-    );
+    assert_eq!(committed, spec::json(), "the committed document is stale: run `make openapi`");
     let service = Service::start().await;
     let served = service.get("/openapi.json").no_key().send().await.expect(200);
     assert_eq!(served.json(), committed);
@@ -25,12 +21,8 @@ async fn the_committed_document_is_the_served_one() {
 #[test]
 fn every_operation_is_whole() {
     let document = spec::json();
-    let tags: Vec<_> = document["tags"]
-        .as_array()
-        .expect("tags")
-        .iter()
-        .map(|tag| tag["name"].clone())
-        .collect();
+    let tags: Vec<_> =
+        document["tags"].as_array().expect("tags").iter().map(|tag| tag["name"].clone()).collect();
     let mut names = std::collections::BTreeSet::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
         for (method, operation) in item.as_object().expect("an item") {
@@ -43,9 +35,7 @@ fn every_operation_is_whole() {
             let responses = operation["responses"].as_object().expect("responses");
             for (status, response) in responses {
                 assert!(
-                    response["description"]
-                        .as_str()
-                        .is_some_and(|text| !text.is_empty()),
+                    response["description"].as_str().is_some_and(|text| !text.is_empty()),
                     "{place} {status}"
                 );
                 let refusal = status.as_str() >= "400" && path != "/readyz";
@@ -58,10 +48,7 @@ fn every_operation_is_whole() {
                 }
             }
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
-                assert!(
-                    !parameter["schema"]["type"].is_array(),
-                    "{place}: {parameter} may be null"
-                );
+                assert!(!parameter["schema"]["type"].is_array(), "{place}: {parameter} may be null");
             }
         }
     }
@@ -71,14 +58,8 @@ fn every_operation_is_whole() {
 async fn the_reference_is_served_whole_by_the_service_itself() {
     let service = Service::start().await;
     let page = service.get("/docs/").no_key().send().await.expect(200);
-    let policy = page
-        .header("content-security-policy")
-        .expect("a policy")
-        .to_owned();
-    assert!(
-        policy.contains("default-src 'none'") && !policy.contains("http"),
-        "{policy}"
-    );
+    let policy = page.header("content-security-policy").expect("a policy").to_owned();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("http"), "{policy}");
     let html = page.text();
     let mut loaded = 0;
     let loads = |piece: &&str| {
@@ -87,10 +68,7 @@ async fn the_reference_is_served_whole_by_the_service_itself() {
     };
     for piece in html.split(['"', '\'']).filter(loads) {
         assert!(!piece.contains("//"), "{piece} is loaded from elsewhere");
-        let asset = format!(
-            "/docs/{}",
-            piece.trim_start_matches("./").trim_start_matches("/docs/")
-        );
+        let asset = format!("/docs/{}", piece.trim_start_matches("./").trim_start_matches("/docs/"));
         service.get(&asset).no_key().send().await.expect(200);
         loaded += 1;
     }

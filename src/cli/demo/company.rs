@@ -45,11 +45,8 @@ impl Plan {
             thing.to_lowercase(),
             dice.pick(&["com", "com", "org"]),
         );
-        let updated_at = if dice.percent(30) {
-            created_at + dice.span((self.until - created_at) / 4)
-        } else {
-            created_at
-        };
+        let updated_at =
+            if dice.percent(30) { created_at + dice.span((self.until - created_at) / 4) } else { created_at };
         let customer = Customer {
             customer_id,
             email,
@@ -79,20 +76,11 @@ impl Plan {
 
 /// Tells apart the addresses of companies of the same name: for certain those of one seed, since the number is in it.
 fn tag(number: u32, customer_id: Uuid) -> String {
-    let letters = customer_id
-        .as_u128()
-        .to_be_bytes()
-        .map(|byte| char::from(b'a' + byte % 26));
-    letters
-        .into_iter()
-        .take(5)
-        .chain(number.to_string().chars())
-        .collect()
+    let letters = customer_id.as_u128().to_be_bytes().map(|byte| char::from(b'a' + byte % 26));
+    letters.into_iter().take(5).chain(number.to_string().chars()).collect()
 }
 
-const DESKS: [&str; 8] = [
-    "data", "privacy", "robotics", "ops", "platform", "team", "it", "legal",
-];
+const DESKS: [&str; 8] = ["data", "privacy", "robotics", "ops", "platform", "team", "it", "legal"];
 
 const QUALITIES: [&str; 40] = [
     "Amber", "Ashen", "Azure", "Bold", "Brisk", "Bronze", "Calm", "Cedar", "Clear", "Cobalt", "Copper",

@@ -62,9 +62,7 @@ impl Dice {
             Weekday::Fri if self.percent(25) => 3,
             _ => 0,
         };
-        let midnight = (target.date_naive() + Days::new(late))
-            .and_time(chrono::NaiveTime::MIN)
-            .and_utc();
+        let midnight = (target.date_naive() + Days::new(late)).and_time(chrono::NaiveTime::MIN).and_utc();
         let hour = self.weighted(&HOURS);
         let moment =
             midnight + TimeDelta::hours(hour) + TimeDelta::microseconds(i64::from(self.below(3_600_000_000)));

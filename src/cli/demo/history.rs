@@ -47,11 +47,7 @@ impl History {
         let habits = Habits::new(customer.tier, customer.email, &mut dice);
         let lifetime = plan.until - customer.created_at;
         // Four in a hundred never answer the question.
-        let visits = if dice.percent(4) {
-            0
-        } else {
-            visits(&mut dice, lifetime, plan.until - plan.since)
-        };
+        let visits = if dice.percent(4) { 0 } else { visits(&mut dice, lifetime, plan.until - plan.since) };
         let welcome = if dice.percent(70) {
             TimeDelta::minutes(1 + i64::from(dice.below(45)))
         } else {
@@ -137,10 +133,7 @@ impl History {
             day.and_time(NaiveTime::MIN).and_utc()
         });
         let consent = Consent::new(proposal, now);
-        (
-            consent.expect("permissions are drawn within the rules of their tier"),
-            false,
-        )
+        (consent.expect("permissions are drawn within the rules of their tier"), false)
     }
 
     fn draw(&mut self, consent_tier: ConsentTier) -> Proposal {
@@ -317,14 +310,12 @@ fn host(dice: &mut Dice) -> u8 {
 fn reasons(entry: &AuditEntry) -> (u32, &'static [&'static str]) {
     use ConsentTier::Research;
     match (entry.action, entry.previous_tier, entry.new_tier) {
-        (AuditAction::Granted, None, _) => (
-            30,
-            &["Onboarding", "Accepted during sign-up", "Pilot project started"],
-        ),
-        (AuditAction::Granted, ..) => (
-            40,
-            &["Back after a legal review", "New agreement signed", "New project"],
-        ),
+        (AuditAction::Granted, None, _) => {
+            (30, &["Onboarding", "Accepted during sign-up", "Pilot project started"])
+        }
+        (AuditAction::Granted, ..) => {
+            (40, &["Back after a legal review", "New agreement signed", "New project"])
+        }
         (AuditAction::Renewed, ..) => (
             60,
             &[
@@ -366,23 +357,14 @@ const LEVELS: [(u32, AnonymizationLevel); 4] = [
     (15, AnonymizationLevel::None),
 ];
 
-const STAFF: [&str; 4] = [
-    "compliance@example.com",
-    "privacy@example.com",
-    "support@example.com",
-    "dpo@example.com",
-];
+const STAFF: [&str; 4] =
+    ["compliance@example.com", "privacy@example.com", "support@example.com", "dpo@example.com"];
 
 const KEY_LETTERS: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
 const DASHBOARD_KEYS: [&str; 4] = ["k3v9", "m0t2", "c4d1", "x7p5"];
 
-const PROGRAMS: [&str; 4] = [
-    "python-requests/2.32.3",
-    "okhttp/4.12.0",
-    "Go-http-client/2.0",
-    "node",
-];
+const PROGRAMS: [&str; 4] = ["python-requests/2.32.3", "okhttp/4.12.0", "Go-http-client/2.0", "node"];
 
 const BROWSERS: [&str; 6] = [
     "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",

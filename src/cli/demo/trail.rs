@@ -23,11 +23,7 @@ impl<'a> Trail<'a> {
             .iter()
             .enumerate()
             .filter_map(|(number, history)| Some(Reverse((history.due()?, number))));
-        Self {
-            turns: turns.collect(),
-            histories,
-            next_audit_id: first_audit_id,
-        }
+        Self { turns: turns.collect(), histories, next_audit_id: first_audit_id }
     }
 }
 

@@ -21,10 +21,7 @@ use crate::store::audit::AuditFilter;
 /// Which entries.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(
-    dead_code,
-    reason = "the fields document the parameters which `read_filter` reads"
-)]
+#[expect(dead_code, reason = "the fields document the parameters which `read_filter` reads")]
 pub struct AuditQuery {
     /// From this instant on.
     since: Option<DateTime<Utc>>,
@@ -91,10 +88,7 @@ pub async fn list_customer_audit(
     if !state.store.has_trail(customer_id).await? {
         return Err(Error::UnknownCustomer.into());
     }
-    let filter = AuditFilter {
-        customer_id: Some(customer_id),
-        ..filter
-    };
+    let filter = AuditFilter { customer_id: Some(customer_id), ..filter };
     entries(&state, params, &headers, &uri, filter).await
 }
 
@@ -131,10 +125,7 @@ pub async fn list_audit(
 ) -> Result<Response, Problem> {
     let filter = read_filter(&mut params);
     let customer_id = params.take("customer_id", uuid);
-    let filter = AuditFilter {
-        customer_id: caller.narrow(customer_id)?,
-        ..filter
-    };
+    let filter = AuditFilter { customer_id: caller.narrow(customer_id)?, ..filter };
     entries(&state, params, &headers, &uri, filter).await
 }
 
@@ -145,20 +136,14 @@ async fn entries(
     uri: &OriginalUri,
     filter: AuditFilter,
 ) -> Result<Response, Problem> {
-    let accept = headers
-        .get(ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if let Some(format) = Format::accepted(accept) {
         params.finish()?;
         return export(state, filter, format).await;
     }
     let paging = Paging::read(&mut params, &state.cursors, uri);
     params.finish()?;
-    let entries = state
-        .store
-        .audit_entries(&filter, paging.position, paging.fetch())
-        .await?;
+    let entries = state.store.audit_entries(&filter, paging.position, paging.fetch()).await?;
     Ok(paging.page(&state.cursors, entries, |entry: &AuditEntry| entry.audit_id))
 }
 
@@ -185,10 +170,7 @@ pub async fn get_audit_entry(
 ) -> Result<Response, Problem> {
     params.finish()?;
     // To a customer's key, another customer's entry is as unknown as one that never was: ids are countable.
-    let entry = state
-        .store
-        .audit_entry(audit_id)
-        .await?
-        .filter(|entry| caller.principal.reaches(entry.customer_id));
+    let entry =
+        state.store.audit_entry(audit_id).await?.filter(|entry| caller.principal.reaches(entry.customer_id));
     Ok(answer(StatusCode::OK, &entry.ok_or(Error::UnknownAuditEntry)?))
 }

@@ -60,10 +60,8 @@ pub struct ConsentDecision {
 
 impl Body for ConsentDecision {
     fn read(fields: &mut Fields) -> Option<Self> {
-        let consent_tier = fields.required(
-            "consent_tier",
-            string(choice(&ConsentTier::ALL, ConsentTier::as_str)),
-        );
+        let consent_tier =
+            fields.required("consent_tier", string(choice(&ConsentTier::ALL, ConsentTier::as_str)));
         let decision = Self {
             consent_tier: ConsentTier::None,
             can_store_images: fields.defaulted("can_store_images", false, boolean),
@@ -78,10 +76,7 @@ impl Body for ConsentDecision {
             reason: fields.optional("reason", string(text(1000))),
             on_behalf_of: fields.optional("on_behalf_of", string(text(255))),
         };
-        Some(Self {
-            consent_tier: consent_tier?,
-            ..decision
-        })
+        Some(Self { consent_tier: consent_tier?, ..decision })
     }
 }
 
@@ -122,15 +117,7 @@ async fn decide(
         ops::consents::apply(&store, customer_id, &decision, &precondition, &by, now).await
     })
     .await?;
-    Ok(record_answer(
-        record,
-        if created {
-            StatusCode::CREATED
-        } else {
-            StatusCode::OK
-        },
-        now,
-    ))
+    Ok(record_answer(record, if created { StatusCode::CREATED } else { StatusCode::OK }, now))
 }
 
 /// Give or change a consent
@@ -260,14 +247,8 @@ pub async fn withdraw_consent(
     let on_behalf_of = params.take("on_behalf_of", text(255));
     params.finish()?;
     caller.must_reach(customer_id)?;
-    decide(
-        state,
-        customer_id,
-        Decision::Withdraw,
-        precondition,
-        origin.attribution(on_behalf_of, reason),
-    )
-    .await
+    decide(state, customer_id, Decision::Withdraw, precondition, origin.attribution(on_behalf_of, reason))
+        .await
 }
 
 /// Which consents to list.
@@ -314,24 +295,14 @@ pub async fn list_consents(
         customer_id: params.take("customer_id", uuid),
         tier: params.take("tier", choice(&ConsentTier::ALL, ConsentTier::as_str)),
         status: params.take("status", choice(&ConsentStatus::ALL, ConsentStatus::as_str)),
-        anonymization_level: params.take(
-            "anonymization_level",
-            choice(&AnonymizationLevel::ALL, AnonymizationLevel::as_str),
-        ),
+        anonymization_level: params
+            .take("anonymization_level", choice(&AnonymizationLevel::ALL, AnonymizationLevel::as_str)),
         expiring_before: params.take("expiring_before", time),
         updated_after: params.take("updated_after", time),
     };
     params.finish()?;
-    let filter = ConsentFilter {
-        customer_id: caller.narrow(filter.customer_id)?,
-        ..filter
-    };
-    let records = state
-        .store
-        .list_consents(&filter, paging.position, paging.fetch(), now)
-        .await?;
+    let filter = ConsentFilter { customer_id: caller.narrow(filter.customer_id)?, ..filter };
+    let records = state.store.list_consents(&filter, paging.position, paging.fetch(), now).await?;
     let views = records.into_iter().map(|record| record.view(now)).collect();
-    Ok(paging.page(&state.cursors, views, |view: &ConsentView| {
-        view.record.customer_id
-    }))
+    Ok(paging.page(&state.cursors, views, |view: &ConsentView| view.record.customer_id))
 }

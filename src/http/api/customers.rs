@@ -30,11 +30,7 @@ const MAX_RATE: i64 = i32::MAX as i64;
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CustomerInput {
-    #[schema(
-        max_length = 255,
-        pattern = r"^[^@\s\x00]+@[^@\s\x00]+$",
-        example = "robotics@example.com"
-    )]
+    #[schema(max_length = 255, pattern = r"^[^@\s\x00]+@[^@\s\x00]+$", example = "robotics@example.com")]
     pub email: String,
     #[schema(max_length = 255, example = "Example Robotics")]
     pub company_name: Option<String>,
@@ -122,10 +118,7 @@ fn email(given: &str) -> Result<String, Broken> {
         {
             Ok(given)
         }
-        _ => Err((
-            "not_an_email",
-            "an e-mail address such as robotics@example.com is wanted".to_owned(),
-        )),
+        _ => Err(("not_an_email", "an e-mail address such as robotics@example.com is wanted".to_owned())),
     }
 }
 
@@ -170,10 +163,8 @@ pub async fn create_customer(
         rate_limit_rpm: input.rate_limit_rpm,
         rate_limit_rpd: input.rate_limit_rpd,
     };
-    once.create(state.store, now, move |connection| {
-        ops::customers::create(connection, new, now).boxed()
-    })
-    .await
+    once.create(state.store, now, move |connection| ops::customers::create(connection, new, now).boxed())
+        .await
 }
 
 /// Read a customer
@@ -195,21 +186,14 @@ pub async fn get_customer(
 ) -> Result<Response, Problem> {
     params.finish()?;
     caller.must_reach(customer_id)?;
-    let customer = state
-        .store
-        .customer(customer_id)
-        .await?
-        .ok_or(Error::UnknownCustomer)?;
+    let customer = state.store.customer(customer_id).await?.ok_or(Error::UnknownCustomer)?;
     Ok(answer(StatusCode::OK, &customer))
 }
 
 /// Which customers to list.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(
-    dead_code,
-    reason = "the fields document the parameters which `list_customers` reads"
-)]
+#[expect(dead_code, reason = "the fields document the parameters which `list_customers` reads")]
 pub struct CustomerListQuery {
     /// With exactly this e-mail address.
     #[param(min_length = 1, max_length = 255)]
@@ -246,13 +230,8 @@ pub async fn list_customers(
         is_active: params.take("is_active", flag),
     };
     params.finish()?;
-    let customers = state
-        .store
-        .list_customers(&filter, paging.position, paging.fetch())
-        .await?;
-    Ok(paging.page(&state.cursors, customers, |customer: &Customer| {
-        customer.customer_id
-    }))
+    let customers = state.store.list_customers(&filter, paging.position, paging.fetch()).await?;
+    Ok(paging.page(&state.cursors, customers, |customer: &Customer| customer.customer_id))
 }
 
 /// Change a customer

@@ -35,9 +35,8 @@ impl Format {
                 "application/json" | "application/*" | "*/*" => None,
                 _ => continue,
             };
-            let quality = parts
-                .find_map(|part| part.strip_prefix("q="))
-                .map_or(1.0, |q| q.parse().unwrap_or(0.0));
+            let quality =
+                parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
             if quality > 0.0 && best.is_none_or(|(other, _)| quality > other) {
                 best = Some((quality, format));
             }
@@ -75,28 +74,17 @@ pub async fn export(state: &AppState, filter: AuditFilter, format: Format) -> Re
             let last = last.audit_id;
             let bytes = encode(&entries, format)?;
             let more = i64::try_from(entries.len()).is_ok_and(|count| count == CHUNK);
-            Ok(Some((
-                Bytes::from(bytes),
-                more.then_some((Vec::new(), Some(last))),
-            )))
+            Ok(Some((Bytes::from(bytes), more.then_some((Vec::new(), Some(last))))))
         }
     });
     let body = futures_util::StreamExt::chain(stream::iter([Ok(head)]), pages);
     let (kind, name) = match format {
-        Format::Csv => (
-            "text/csv; charset=utf-8; header=present",
-            "attachment; filename=\"consent-audit.csv\"",
-        ),
-        Format::Ndjson => (
-            "application/x-ndjson",
-            "attachment; filename=\"consent-audit.ndjson\"",
-        ),
+        Format::Csv => {
+            ("text/csv; charset=utf-8; header=present", "attachment; filename=\"consent-audit.csv\"")
+        }
+        Format::Ndjson => ("application/x-ndjson", "attachment; filename=\"consent-audit.ndjson\""),
     };
-    Ok((
-        [(CONTENT_TYPE, kind), (CONTENT_DISPOSITION, name)],
-        Body::from_stream(body),
-    )
-        .into_response())
+    Ok(([(CONTENT_TYPE, kind), (CONTENT_DISPOSITION, name)], Body::from_stream(body)).into_response())
 }
 
 fn encode(entries: &[AuditEntry], format: Format) -> Result<Vec<u8>, Error> {
@@ -163,10 +151,7 @@ fn csv_row(entry: &AuditEntry) -> [String; 25] {
         entry.customer_id.to_string(),
         entry.version.to_string(),
         entry.action.as_str().to_owned(),
-        entry
-            .previous_tier
-            .map(|tier| tier.as_str().to_owned())
-            .unwrap_or_default(),
+        entry.previous_tier.map(|tier| tier.as_str().to_owned()).unwrap_or_default(),
         entry.new_tier.as_str().to_owned(),
         of(previous, images),
         of(current, images),
@@ -183,10 +168,7 @@ fn csv_row(entry: &AuditEntry) -> [String; 25] {
         text(&entry.changed_by),
         text(&entry.on_behalf_of),
         text(&entry.change_reason),
-        entry
-            .ip_address
-            .map(|network| network.ip().to_string())
-            .unwrap_or_default(),
+        entry.ip_address.map(|network| network.ip().to_string()).unwrap_or_default(),
         text(&entry.user_agent),
         text(&entry.request_id),
     ]
@@ -207,13 +189,8 @@ fn defused(text: &str) -> String {
 
 /// One line of CSV as in RFC 4180.
 fn csv_line(cells: &[String]) -> Result<Vec<u8>, Error> {
-    let mut writer = csv::WriterBuilder::new()
-        .terminator(csv::Terminator::CRLF)
-        .from_writer(Vec::with_capacity(512));
-    writer
-        .write_record(cells)
-        .map_err(|error| Error::Internal(error.to_string()))?;
-    writer
-        .into_inner()
-        .map_err(|error| Error::Internal(error.to_string()))
+    let mut writer =
+        csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::with_capacity(512));
+    writer.write_record(cells).map_err(|error| Error::Internal(error.to_string()))?;
+    writer.into_inner().map_err(|error| Error::Internal(error.to_string()))
 }

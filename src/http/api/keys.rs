@@ -64,11 +64,7 @@ fn scopes(value: Value) -> Result<Vec<Scope>, Broken> {
             scopes.push(scope);
         }
     }
-    if scopes.is_empty() {
-        Err(("empty", "at least one scope is wanted".to_owned()))
-    } else {
-        Ok(scopes)
-    }
+    if scopes.is_empty() { Err(("empty", "at least one scope is wanted".to_owned())) } else { Ok(scopes) }
 }
 
 impl Body for ApiKeyInput {
@@ -81,14 +77,7 @@ impl Body for ApiKeyInput {
             integer(1, i64::from(i32::MAX))(value).map(|rate| i32::try_from(rate).unwrap_or(i32::MAX))
         });
         let expires_at = fields.optional("expires_at", string(time));
-        Some(Self {
-            customer_id,
-            key_name,
-            scopes: scopes?,
-            kind,
-            rate_limit_override_rpm,
-            expires_at,
-        })
+        Some(Self { customer_id, key_name, scopes: scopes?, kind, rate_limit_override_rpm, expires_at })
     }
 }
 
@@ -104,10 +93,7 @@ pub struct NewApiKey {
 
 impl NewApiKey {
     fn new((key, secret): (ApiKeyRecord, ApiKey)) -> Self {
-        Self {
-            key,
-            api_key: secret.reveal().to_owned(),
-        }
+        Self { key, api_key: secret.reveal().to_owned() }
     }
 }
 
@@ -168,11 +154,8 @@ pub async fn create_api_key(
     let input = body.value;
     must_be_given(&caller, &input)?;
     if input.expires_at.is_some_and(|end| end <= now) {
-        let fault = Fault::body(
-            "/expires_at",
-            "in_the_past",
-            "expires_at must lie in the future, or be left out",
-        );
+        let fault =
+            Fault::body("/expires_at", "in_the_past", "expires_at must lie in the future, or be left out");
         return Err(Error::InvalidBody(vec![fault]).into());
     }
     let new = NewKey {
@@ -184,9 +167,7 @@ pub async fn create_api_key(
         expires_at: input.expires_at,
     };
     once.create(state.store, now, move |connection| {
-        ops::keys::create(connection, new, now)
-            .map_ok(NewApiKey::new)
-            .boxed()
+        ops::keys::create(connection, new, now).map_ok(NewApiKey::new).boxed()
     })
     .await
 }
@@ -194,10 +175,7 @@ pub async fn create_api_key(
 /// Which keys to list.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(
-    dead_code,
-    reason = "the fields document the parameters which `list_api_keys` reads"
-)]
+#[expect(dead_code, reason = "the fields document the parameters which `list_api_keys` reads")]
 pub struct ApiKeyListQuery {
     /// Of this customer alone.
     customer_id: Option<Uuid>,
@@ -229,14 +207,8 @@ pub async fn list_api_keys(
     let customer_id = params.take("customer_id", uuid);
     let is_active = params.take("is_active", flag);
     params.finish()?;
-    let filter = KeyFilter {
-        customer_id: caller.narrow(customer_id)?,
-        is_active,
-    };
-    let keys = state
-        .store
-        .list_keys(&filter, paging.position, paging.fetch())
-        .await?;
+    let filter = KeyFilter { customer_id: caller.narrow(customer_id)?, is_active };
+    let keys = state.store.list_keys(&filter, paging.position, paging.fetch()).await?;
     Ok(paging.page(&state.cursors, keys, |key: &ApiKeyRecord| key.key_id))
 }
 
@@ -321,10 +293,7 @@ pub async fn rotate_api_key(
         async move {
             let (record, key, good_until) =
                 ops::keys::rotate(connection, &caller.principal, key_id, overlap, now).await?;
-            Ok(RotatedApiKey {
-                new: NewApiKey::new((record, key)),
-                previous_key_valid_until: good_until,
-            })
+            Ok(RotatedApiKey { new: NewApiKey::new((record, key)), previous_key_valid_until: good_until })
         }
         .boxed()
     })

@@ -33,12 +33,7 @@ pub fn answer(status: StatusCode, body: &impl Serialize) -> Response {
 
 /// An answer whose JSON is written already.
 pub fn json_answer(status: StatusCode, body: Vec<u8>) -> Response {
-    (
-        status,
-        [(CONTENT_TYPE, HeaderValue::from_static("application/json"))],
-        body,
-    )
-        .into_response()
+    (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
 /// A page of a list.
@@ -55,10 +50,7 @@ const MAX_LIMIT: i64 = 1000;
 /// Which page of a list.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(
-    dead_code,
-    reason = "the fields document the parameters which `PageRequest` reads"
-)]
+#[expect(dead_code, reason = "the fields document the parameters which `PageRequest` reads")]
 pub struct Paging {
     /// How many items at the most.
     #[param(minimum = 1, maximum = 1000, default = 50)]
@@ -91,20 +83,11 @@ impl Paging {
                 .filter(|(name, _)| name != "cursor" && name != "limit")
                 .collect();
         filters.sort();
-        let filters = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(filters)
-            .finish();
+        let filters = form_urlencoded::Serializer::new(String::new()).extend_pairs(filters).finish();
         let query = format!("{}?{filters}", uri.path());
-        let limit = params
-            .take("limit", number(1, MAX_LIMIT))
-            .unwrap_or(DEFAULT_LIMIT);
+        let limit = params.take("limit", number(1, MAX_LIMIT)).unwrap_or(DEFAULT_LIMIT);
         let position = params.take("cursor", |cursor| cursors.open(&query, cursor));
-        PageRequest {
-            limit,
-            position,
-            query,
-            path: uri.path().to_owned(),
-        }
+        PageRequest { limit, position, query, path: uri.path().to_owned() }
     }
 }
 
@@ -123,21 +106,12 @@ impl<P: Display> PageRequest<P> {
         let shown = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let more = items.len() > shown;
         items.truncate(shown);
-        let next_cursor = items
-            .last()
-            .filter(|_| more)
-            .map(|last| cursors.seal(&self.query, &position(last).to_string()));
+        let next_cursor =
+            items.last().filter(|_| more).map(|last| cursors.seal(&self.query, &position(last).to_string()));
         let link = next_cursor.as_ref().map(|cursor| {
-            let filters = self
-                .query
-                .strip_prefix(&self.path)
-                .unwrap_or_default()
-                .trim_start_matches('?');
+            let filters = self.query.strip_prefix(&self.path).unwrap_or_default().trim_start_matches('?');
             let separator = if filters.is_empty() { "" } else { "&" };
-            format!(
-                "<{}?{filters}{separator}limit={}&cursor={cursor}>; rel=\"next\"",
-                self.path, self.limit
-            )
+            format!("<{}?{filters}{separator}limit={}&cursor={cursor}>; rel=\"next\"", self.path, self.limit)
         });
         let mut response = answer(StatusCode::OK, &Page { items, next_cursor });
         if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {

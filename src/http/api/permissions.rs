@@ -85,9 +85,7 @@ pub async fn get_permissions(
         permissions,
         reason,
         version: record.map_or(0, |record| record.version),
-        valid_until: record
-            .filter(|_| reason == Reason::Granted)
-            .and_then(|record| record.expires_at),
+        valid_until: record.filter(|_| reason == Reason::Granted).and_then(|record| record.expires_at),
     };
     Ok(answer(StatusCode::OK, &all))
 }
@@ -131,10 +129,7 @@ impl Body for CheckRequest {
                         check.required("permission", string(choice(&Permission::ALL, Permission::as_str)));
                     faults.extend(check.finish());
                     if let (Some(customer_id), Some(permission)) = (customer_id, permission) {
-                        checks.push(Check {
-                            customer_id,
-                            permission,
-                        });
+                        checks.push(Check { customer_id, permission });
                     }
                 }
                 Err(fault) => faults.push(fault),
@@ -187,12 +182,7 @@ pub async fn check_permissions(
     let results = checks
         .iter()
         .map(|check| {
-            PermissionCheck::new(
-                check.customer_id,
-                check.permission,
-                records.get(&check.customer_id),
-                now,
-            )
+            PermissionCheck::new(check.customer_id, check.permission, records.get(&check.customer_id), now)
         })
         .collect();
     Ok(answer(StatusCode::OK, &CheckAnswer { results }))

@@ -62,27 +62,13 @@ pub async fn livez() -> &'static str {
     security(()),
 )]
 pub async fn readyz(State(state): State<AppState>) -> Response {
-    let condition = if state.store.ping().await.is_ok() {
-        Condition::Up
-    } else {
-        Condition::Down
-    };
+    let condition = if state.store.ping().await.is_ok() { Condition::Up } else { Condition::Down };
     let ready = state.ready.load(std::sync::atomic::Ordering::Relaxed);
     let health = Health {
         status: if ready { "ready" } else { "not ready" },
-        dependencies: vec![Dependency {
-            name: "database",
-            condition,
-        }],
+        dependencies: vec![Dependency { name: "database", condition }],
     };
-    answer(
-        if ready {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        },
-        &health,
-    )
+    answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &health)
 }
 
 /// Metrics for Prometheus
@@ -101,10 +87,7 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
 pub async fn metrics(State(state): State<AppState>) -> Result<Response, Problem> {
     match &state.metrics {
         Some(metrics) => Ok(exposition(metrics)),
-        None => Err(Problem::new(
-            &NOT_FOUND,
-            "metrics are served on a listener of their own",
-        )),
+        None => Err(Problem::new(&NOT_FOUND, "metrics are served on a listener of their own")),
     }
 }
 
@@ -137,11 +120,7 @@ pub async fn get_openapi() -> Response {
     security(()),
 )]
 pub async fn get_problem(path: RawPathParams) -> Result<Response, Problem> {
-    let slug = path
-        .iter()
-        .next()
-        .map(|(_, slug)| slug.to_owned())
-        .unwrap_or_default();
+    let slug = path.iter().next().map(|(_, slug)| slug.to_owned()).unwrap_or_default();
     let kind = KINDS.iter().find(|kind| kind.slug == slug);
     let Some((kind, text)) = kind.and_then(|kind| documentation(kind.slug).map(|text| (kind, text))) else {
         return Err(Problem::new(&NOT_FOUND, "there is no such kind of problem"));
@@ -168,7 +147,5 @@ pub async fn get_problem(path: RawPathParams) -> Result<Response, Problem> {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

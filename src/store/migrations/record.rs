@@ -94,15 +94,9 @@ pub async fn make_table(connection: &mut PgConnection) -> Result<(), StartError>
         return Ok(());
     }
     for schema in MIGRATOR.create_schemas.iter() {
-        connection
-            .create_schema_if_not_exists(schema)
-            .await
-            .map_err(|error| preparing(&error))?;
+        connection.create_schema_if_not_exists(schema).await.map_err(|error| preparing(&error))?;
     }
-    connection
-        .ensure_migrations_table(&MIGRATOR.table_name)
-        .await
-        .map_err(|error| preparing(&error))?;
+    connection.ensure_migrations_table(&MIGRATOR.table_name).await.map_err(|error| preparing(&error))?;
     sqlx::query("alter table vlaapi.schema_migrations add column if not exists applied_by text")
         .execute(connection)
         .await

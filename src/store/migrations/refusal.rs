@@ -18,10 +18,7 @@ pub fn failed(migration: &Migration, error: &MigrateError) -> StartError {
     let line = match position {
         Some(PgErrorPosition::Original(position)) => {
             let before = migration.sql.as_str().chars().take(position);
-            format!(
-                ", line {}",
-                1 + before.filter(|character| *character == '\n').count()
-            )
+            format!(", line {}", 1 + before.filter(|character| *character == '\n').count())
         }
         _ => String::new(),
     };
@@ -44,9 +41,8 @@ pub fn database(error: &sqlx::Error) -> StartError {
 }
 
 pub fn cause(error: &sqlx::Error) -> String {
-    let Some(refusal) = error
-        .as_database_error()
-        .and_then(|cause| cause.try_downcast_ref::<PgDatabaseError>())
+    let Some(refusal) =
+        error.as_database_error().and_then(|cause| cause.try_downcast_ref::<PgDatabaseError>())
     else {
         return error.to_string();
     };

@@ -28,10 +28,7 @@ async fn a_database_made_by_psql_is_adopted_and_goes_on_from_there() {
 async fn up_on_a_database_made_by_hand_points_to_baseline() {
     let database = Database::made_by_psql(3).await;
     let refusal = migrations::up(&database.options, None).await.unwrap_err();
-    assert!(
-        refusal.to_string().contains("consentd migrate baseline --at N"),
-        "{refusal}"
-    );
+    assert!(refusal.to_string().contains("consentd migrate baseline --at N"), "{refusal}");
 }
 
 #[tokio::test]
@@ -66,10 +63,7 @@ async fn every_difference_is_listed_and_nothing_is_recorded() {
         "index customers_tier_idx is missing: CREATE INDEX customers_tier_idx ON vlaapi.customers USING btree (tier)",
         "table leftover is not made by these migrations",
     ] {
-        assert!(
-            listed.iter().any(|line| line == expected),
-            "{expected} is not in {listed:#?}"
-        );
+        assert!(listed.iter().any(|line| line == expected), "{expected} is not in {listed:#?}");
     }
     for expected in [
         "trigger customer_consent_audit_guard on customer_consent_audit is missing",
@@ -77,10 +71,7 @@ async fn every_difference_is_listed_and_nothing_is_recorded() {
         "function refuse_truncate() is CREATE OR REPLACE FUNCTION",
         "materialized view feedback_analytics is missing",
     ] {
-        assert!(
-            listed.iter().any(|line| line.starts_with(expected)),
-            "{expected} is not in {listed:#?}"
-        );
+        assert!(listed.iter().any(|line| line.starts_with(expected)), "{expected} is not in {listed:#?}");
     }
     assert_eq!(database.schema(), before);
 }
@@ -126,9 +117,6 @@ async fn a_database_with_a_record_needs_no_baseline() {
 async fn an_empty_database_lacks_everything() {
     let database = Database::empty().await;
     let listed = differences(&database, 1).await;
-    assert!(
-        listed.contains(&"table customers is missing: a table".to_owned()),
-        "{listed:#?}"
-    );
+    assert!(listed.contains(&"table customers is missing: a table".to_owned()), "{listed:#?}");
     assert_eq!(database.schema(), "");
 }

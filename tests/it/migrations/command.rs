@@ -33,10 +33,7 @@ async fn up_says_what_it_applied_and_then_that_nothing_is_left() {
     assert!(first.contains("applied 001_initial_schema.up.sql in "), "{first}");
     assert_eq!(first.lines().count(), 2);
     assert_eq!(out(&migrate(&database, &["up"])).lines().count(), 3);
-    assert_eq!(
-        out(&migrate(&database, &["up"])),
-        "nothing to apply: the schema is up to date\n"
-    );
+    assert_eq!(out(&migrate(&database, &["up"])), "nothing to apply: the schema is up to date\n");
 }
 
 #[tokio::test]
@@ -82,10 +79,7 @@ async fn status_lists_every_migration() {
     let database = Database::empty().await;
     migrations::up(&database.options, Some(3)).await.unwrap();
     let listed = out(&migrate(&database, &["status"]));
-    assert!(
-        listed.contains("003_add_customer_data_consent.up.sql"),
-        "{listed}"
-    );
+    assert!(listed.contains("003_add_customer_data_consent.up.sql"), "{listed}");
     assert_eq!(listed.matches(" applied ").count(), 3, "{listed}");
     assert_eq!(listed.matches(" pending").count(), 2, "{listed}");
 
@@ -107,10 +101,7 @@ async fn a_backup_is_written_first_and_holds_the_data() {
     let customer = database.customer().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("before.dump");
-    out(&migrate(
-        &database,
-        &["down", "--to", "0", "--yes", "--backup", file.to_str().unwrap()],
-    ));
+    out(&migrate(&database, &["down", "--to", "0", "--yes", "--backup", file.to_str().unwrap()]));
     let mode = std::fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let rows = program("pg_restore")
@@ -130,25 +121,14 @@ async fn a_backup_that_fails_stops_what_would_follow() {
     let file = file.to_str().unwrap();
 
     let without_programs = folder.path().to_str().unwrap();
-    let refused = migrate(
-        &database,
-        &["down", "--yes", "--backup", file, "--pg-bindir", without_programs],
-    );
+    let refused = migrate(&database, &["down", "--yes", "--backup", file, "--pg-bindir", without_programs]);
     assert!(!refused.status.success());
-    assert!(
-        err(&refused).contains("no backup, so no migration"),
-        "{}",
-        err(&refused)
-    );
+    assert!(err(&refused).contains("no backup, so no migration"), "{}", err(&refused));
     assert!(!std::path::Path::new(file).exists());
 
     std::fs::write(file, "an older backup").unwrap();
     let refused = migrate(&database, &["down", "--yes", "--backup", file]);
-    assert!(
-        err(&refused).contains("cannot make the backup file"),
-        "{}",
-        err(&refused)
-    );
+    assert!(err(&refused).contains("cannot make the backup file"), "{}", err(&refused));
     assert_eq!(std::fs::read_to_string(file).unwrap(), "an older backup");
     assert_eq!(database.schema(), before);
 }
@@ -165,22 +145,10 @@ async fn the_password_for_a_backup_is_no_argument() {
     std::fs::write(&pg_dump, script).unwrap();
     std::fs::set_permissions(&pg_dump, std::fs::Permissions::from_mode(0o700)).unwrap();
 
-    let with_password = database
-        .options
-        .clone()
-        .password("a/b c%41")
-        .to_url_lossy()
-        .to_string();
+    let with_password = database.options.clone().password("a/b c%41").to_url_lossy().to_string();
     let folder = folder.path().to_str().unwrap();
     let done = Command::new(env!("CARGO_BIN_EXE_consentd"))
-        .args([
-            "migrate",
-            "up",
-            "--database-url",
-            &with_password,
-            "--pg-bindir",
-            folder,
-        ])
+        .args(["migrate", "up", "--database-url", &with_password, "--pg-bindir", folder])
         .args(["--backup", &format!("{folder}/before.dump")])
         .output()
         .unwrap();
@@ -194,15 +162,10 @@ async fn the_password_for_a_backup_is_no_argument() {
 #[tokio::test]
 async fn baseline_lists_what_differs_and_fails() {
     let database = Database::made_by_psql(3).await;
-    database
-        .run("alter table vlaapi.feedback drop constraint feedback_rating_check")
-        .await;
+    database.run("alter table vlaapi.feedback drop constraint feedback_rating_check").await;
     let refused = migrate(&database, &["baseline", "--at", "3"]);
     assert!(!refused.status.success());
     let listed = String::from_utf8(refused.stdout.clone()).unwrap();
-    assert!(
-        listed.starts_with("constraint feedback_rating_check on feedback is missing: CHECK"),
-        "{listed}"
-    );
+    assert!(listed.starts_with("constraint feedback_rating_check on feedback is missing: CHECK"), "{listed}");
     assert!(err(&refused).contains("1 differences"), "{}", err(&refused));
 }

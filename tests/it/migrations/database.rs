@@ -22,11 +22,7 @@ pub struct Database {
 impl Database {
     pub async fn empty() -> Self {
         let test = empty_database().await;
-        Self {
-            options: test.owner.clone(),
-            url: test.owner.to_url_lossy().to_string(),
-            test,
-        }
+        Self { options: test.owner.clone(), url: test.owner.to_url_lossy().to_string(), test }
     }
 
     pub fn service(&self) -> &PgConnectOptions {
@@ -52,22 +48,13 @@ impl Database {
                 break;
             }
             let output = program("psql")
-                .args([
-                    "--no-psqlrc",
-                    "--quiet",
-                    "--set=ON_ERROR_STOP=1",
-                    "--single-transaction",
-                ])
+                .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction"])
                 .arg(format!("--dbname={}", database.libpq_url()))
                 .arg("--file")
                 .arg(folder.join(status.file))
                 .output()
                 .unwrap();
-            assert!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
         database
     }
@@ -102,10 +89,7 @@ impl Database {
     /// The only column of each row, which is text.
     pub async fn texts(&self, sql: &str) -> Vec<String> {
         let mut connection = self.connect().await;
-        sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
-            .fetch_all(&mut connection)
-            .await
-            .unwrap()
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await.unwrap()
     }
 
     pub fn schema(&self) -> String {
@@ -113,11 +97,8 @@ impl Database {
     }
 
     pub fn dump(&self, options: &[&str]) -> String {
-        let output = program("pg_dump")
-            .args(options)
-            .arg(format!("--dbname={}", self.libpq_url()))
-            .output()
-            .unwrap();
+        let output =
+            program("pg_dump").args(options).arg(format!("--dbname={}", self.libpq_url())).output().unwrap();
         let complaint = String::from_utf8_lossy(&output.stderr);
         if complaint.contains("no matching schemas were found") {
             return String::new();

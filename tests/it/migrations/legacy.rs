@@ -48,30 +48,12 @@ impl Legacy {
 async fn consents_that_break_the_rules_of_their_tier_are_narrowed_and_audited() {
     let legacy = Legacy::begin().await;
     let cases = [
-        (
-            "'none', true, true, true, 'none'",
-            "none false false false full v2",
-        ),
-        (
-            "'none', false, false, false, 'partial'",
-            "none false false false full v2",
-        ),
-        (
-            "'basic', true, true, true, 'none'",
-            "basic false false false full v2",
-        ),
-        (
-            "'basic', true, false, false, 'minimal'",
-            "basic false false false minimal v2",
-        ),
-        (
-            "'analytics', true, true, true, 'none'",
-            "analytics false true false full v2",
-        ),
-        (
-            "'research', false, false, true, 'none'",
-            "research false false false none v2",
-        ),
+        ("'none', true, true, true, 'none'", "none false false false full v2"),
+        ("'none', false, false, false, 'partial'", "none false false false full v2"),
+        ("'basic', true, true, true, 'none'", "basic false false false full v2"),
+        ("'basic', true, false, false, 'minimal'", "basic false false false minimal v2"),
+        ("'analytics', true, true, true, 'none'", "analytics false true false full v2"),
+        ("'research', false, false, true, 'none'", "research false false false none v2"),
     ];
     let mut customers = Vec::new();
     for (values, _) in cases {
@@ -80,15 +62,8 @@ async fn consents_that_break_the_rules_of_their_tier_are_narrowed_and_audited() 
     legacy.upgrade().await;
     for ((values, narrowed), customer) in cases.iter().zip(&customers) {
         assert_eq!(legacy.state(customer).await, *narrowed, "{values}");
-        let trail = legacy
-            .database
-            .trail(customer, "version, action, changed_by")
-            .await;
-        assert_eq!(
-            trail,
-            ["1 adopted migration:004", "2 updated migration:004"],
-            "{values}"
-        );
+        let trail = legacy.database.trail(customer, "version, action, changed_by").await;
+        assert_eq!(trail, ["1 adopted migration:004", "2 updated migration:004"], "{values}");
     }
     // The entry tells what stood and what stands, and the row points to it.
     let agreeing = legacy
@@ -115,10 +90,7 @@ async fn consents_that_keep_the_rules_are_adopted_as_they_were() {
     assert_eq!(legacy.state(&research).await, "research true true true none v1");
     assert_eq!(legacy.state(&basic).await, "basic false false false partial v1");
     assert_eq!(
-        legacy
-            .database
-            .trail(&research, "version, action, new_tier, changed_by")
-            .await,
+        legacy.database.trail(&research, "version, action, new_tier, changed_by").await,
         ["1 adopted research migration:004"]
     );
 }
@@ -126,9 +98,7 @@ async fn consents_that_keep_the_rules_are_adopted_as_they_were() {
 #[tokio::test]
 async fn the_default_rows_are_never_given() {
     let legacy = Legacy::begin().await;
-    let customer = legacy
-        .consent("default, default, default, default, default")
-        .await;
+    let customer = legacy.consent("default, default, default, default, default").await;
     legacy.upgrade().await;
     assert_eq!(legacy.state(&customer).await, "none false false false full v0");
     assert!(legacy.database.trail(&customer, "version").await.is_empty());
@@ -141,9 +111,7 @@ async fn every_customer_from_before_the_consents_gets_the_default() {
     let customer = database.customer().await;
     migrations::up(&database.options, None).await.unwrap();
     let state = database
-        .text(&format!(
-            "select {STATE} from vlaapi.customer_data_consent where customer_id = '{customer}'"
-        ))
+        .text(&format!("select {STATE} from vlaapi.customer_data_consent where customer_id = '{customer}'"))
         .await;
     assert_eq!(state, "none false false false full v0");
 }
@@ -168,10 +136,7 @@ async fn entries_from_before_the_versions_are_numbered_and_named() {
         .await;
     legacy.upgrade().await;
     assert_eq!(
-        legacy
-            .database
-            .trail(&customer, "version, action, new_tier")
-            .await,
+        legacy.database.trail(&customer, "version, action, new_tier").await,
         [
             "1 granted analytics",
             "2 withdrawn none",

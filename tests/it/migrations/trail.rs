@@ -38,18 +38,12 @@ async fn the_statements_of_the_runbooks_work_and_are_audited() {
     );
     assert_eq!(
         database
-            .trail(
-                &customer,
-                "current ->> 'can_store_embeddings', previous ->> 'can_store_embeddings'"
-            )
+            .trail(&customer, "current ->> 'can_store_embeddings', previous ->> 'can_store_embeddings'")
             .await,
         ["true", "false true", "false false"]
     );
     let rows = "select consent_tier::text from vlaapi.customer_data_consent where customer_id = '{customer}'";
-    assert_eq!(
-        database.text(&rows.replace("{customer}", &customer)).await,
-        "none"
-    );
+    assert_eq!(database.text(&rows.replace("{customer}", &customer)).await, "none");
 
     let mut connection = database.connect().await;
     for statement in [
@@ -58,10 +52,7 @@ async fn the_statements_of_the_runbooks_work_and_are_audited() {
             "SELECT * FROM vlaapi.customer_consent_audit WHERE customer_id = '{customer}' ORDER BY timestamp DESC;"
         ),
     ] {
-        let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
-            .fetch_all(&mut connection)
-            .await
-            .unwrap();
+        let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).fetch_all(&mut connection).await.unwrap();
         assert!(!rows.is_empty());
     }
 }
@@ -70,16 +61,9 @@ async fn the_statements_of_the_runbooks_work_and_are_audited() {
 async fn changes_in_one_transaction_have_their_entries_in_order() {
     let database = Database::migrated().await;
     let customer = database.customer().await;
-    let statements = [
-        grant(&customer, "basic", false),
-        grant(&customer, "analytics", true),
-    ]
-    .concat();
+    let statements = [grant(&customer, "basic", false), grant(&customer, "analytics", true)].concat();
     database.run(&format!("begin; {statements} commit")).await;
-    assert_eq!(
-        database.trail(&customer, "version, new_tier").await,
-        ["1 basic", "2 analytics"]
-    );
+    assert_eq!(database.trail(&customer, "version, new_tier").await, ["1 basic", "2 analytics"]);
     let in_order = database
         .text(&format!(
             "select bool_and(later.timestamp > earlier.timestamp and later.audit_id > earlier.audit_id)::text
@@ -107,14 +91,8 @@ async fn first_grants_at_once_give_one_entry_each_in_order() {
 async fn a_consent_that_breaks_the_rules_of_its_tier_is_refused() {
     let database = Database::migrated().await;
     let customer = database.customer().await;
-    let refusal = database
-        .attempt(&grant(&customer, "basic", true))
-        .await
-        .unwrap_err();
-    assert!(
-        refusal.contains("customer_data_consent_tier_rules_check"),
-        "{refusal}"
-    );
+    let refusal = database.attempt(&grant(&customer, "basic", true)).await.unwrap_err();
+    assert!(refusal.contains("customer_data_consent_tier_rules_check"), "{refusal}");
     assert!(database.trail(&customer, "version").await.is_empty());
 }
 
@@ -131,9 +109,7 @@ async fn nobody_changes_or_removes_an_entry() {
         ))
         .await;
     let superuser = database.options.get_username().to_owned();
-    let before = database
-        .trail(&customer, "to_jsonb(customer_consent_audit)")
-        .await;
+    let before = database.trail(&customer, "to_jsonb(customer_consent_audit)").await;
     for role in [superuser.as_str(), owner.as_str(), "vlaapi_app", "vlaapi_eraser"] {
         for statement in [
             "update vlaapi.customer_consent_audit set new_tier = 'research'",
@@ -146,16 +122,12 @@ async fn nobody_changes_or_removes_an_entry() {
         ] {
             let refusal = database.try_as(role, statement).await.unwrap_err();
             assert!(
-                ["permission denied", "cannot be", "only"]
-                    .iter()
-                    .any(|word| refusal.contains(word)),
+                ["permission denied", "cannot be", "only"].iter().any(|word| refusal.contains(word)),
                 "{role}: {statement}: {refusal}"
             );
         }
     }
-    let after = database
-        .trail(&customer, "to_jsonb(customer_consent_audit)")
-        .await;
+    let after = database.trail(&customer, "to_jsonb(customer_consent_audit)").await;
     assert_eq!(after, before);
     database
         .run(&format!(
@@ -188,10 +160,7 @@ async fn the_eraser_takes_personal_fields_away_and_nothing_else() {
         ["1 granted analytics analytics"]
     );
     let refusal = database
-        .try_as(
-            "vlaapi_eraser",
-            "update vlaapi.customer_consent_audit set changed_by = 'back again'",
-        )
+        .try_as("vlaapi_eraser", "update vlaapi.customer_consent_audit set changed_by = 'back again'")
         .await
         .unwrap_err();
     assert!(refusal.contains("can be erased, to null"), "{refusal}");
@@ -201,18 +170,11 @@ async fn the_eraser_takes_personal_fields_away_and_nothing_else() {
 async fn deleting_a_customer_keeps_the_trail() {
     let database = Database::migrated().await;
     let customer = customer_with_consent(&database).await;
-    database
-        .run(&format!(
-            "delete from vlaapi.customers where customer_id = '{customer}'"
-        ))
-        .await;
+    database.run(&format!("delete from vlaapi.customers where customer_id = '{customer}'")).await;
     let user = database.options.get_username();
     assert_eq!(
         database.trail(&customer, ENTRY).await,
-        [
-            format!("1 granted analytics sql:{user}"),
-            format!("2 erased analytics none sql:{user}")
-        ]
+        [format!("1 granted analytics sql:{user}"), format!("2 erased analytics none sql:{user}")]
     );
 }
 
@@ -227,21 +189,15 @@ async fn a_customer_who_comes_back_goes_on_in_the_trail() {
         ))
         .await;
     database.run(&grant(&customer, "basic", false)).await;
-    assert_eq!(
-        database.trail(&customer, "version, action").await,
-        ["1 granted", "2 erased", "3 granted"]
-    );
+    assert_eq!(database.trail(&customer, "version, action").await, ["1 granted", "2 erased", "3 granted"]);
 }
 
 #[tokio::test]
 async fn replicas_that_ask_for_the_same_partitions_at_once_get_them() {
     let database = Database::migrated().await;
     let ask = "select vlaapi.make_inference_log_partitions('2031-01-01', 12)";
-    let (first, second, third) = tokio::join!(
-        database.attempt(ask),
-        database.attempt(ask),
-        database.attempt(ask)
-    );
+    let (first, second, third) =
+        tokio::join!(database.attempt(ask), database.attempt(ask), database.attempt(ask));
     first.unwrap();
     second.unwrap();
     third.unwrap();
