@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderValue, Method};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use chrono::TimeDelta;
@@ -26,15 +26,15 @@ pub enum Access {
     AnyOf(Vec<Scope>),
 }
 
-/// Route by route, what its caller must hold.
+/// Path by path and method by method, what the caller must hold.
 #[derive(Clone, Debug)]
-pub struct AccessTable(HashMap<(Method, String), Access>);
+pub struct AccessTable(HashMap<String, HashMap<Method, Access>>);
 
 impl AccessTable {
     /// Reads the table from the document's `security` requirements.
     pub fn from_spec(spec: &OpenApi) -> Self {
         let document = serde_json::to_value(spec).unwrap_or_default();
-        let mut table = HashMap::new();
+        let mut table: HashMap<String, HashMap<Method, Access>> = HashMap::new();
         for (path, item) in document["paths"].as_object().into_iter().flatten() {
             for (method, operation) in item.as_object().into_iter().flatten() {
                 let Ok(method) = Method::from_bytes(method.to_ascii_uppercase().as_bytes()) else {
@@ -51,23 +51,15 @@ impl AccessTable {
                     .collect();
                 let public = requirements.iter().any(|requirement| requirement == &serde_json::json!({}));
                 let access = if public { Access::Public } else { Access::AnyOf(scopes) };
-                table.insert((method, path.clone()), access);
+                table.entry(path.clone()).or_default().insert(method, access);
             }
         }
         Self(table)
     }
 
-    /// What `Allow` says of a path.
-    fn methods(&self, path: &str) -> Option<HeaderValue> {
-        let mut methods: Vec<_> =
-            self.0.keys().filter(|(_, listed)| listed == path).map(|(method, _)| method.as_str()).collect();
-        methods.sort_unstable();
-        HeaderValue::from_str(&methods.join(", ")).ok()
-    }
-
     pub fn get(&self, method: &Method, path: &str) -> Option<&Access> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
-        self.0.get(&(method.clone(), path.to_owned()))
+        self.0.get(path)?.get(method)
     }
 }
 
@@ -79,36 +71,30 @@ pub async fn authorize(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let path =
-        request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
-    let wanted = match access.get(request.method(), &path) {
+    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let wanted = match access.get(request.method(), path) {
         Some(Access::Public) => return next.run(request).await,
-        Some(Access::AnyOf(scopes)) => scopes.clone(),
-        // A method which the document does not list is refused, whoever asks.
-        None => return Problem::method_not_allowed(access.methods(&path)).into_response(),
+        Some(Access::AnyOf(scopes)) => scopes,
+        // A method which the document does not list is refused, whoever asks; the router adds those it has.
+        None => return StatusCode::METHOD_NOT_ALLOWED.into_response(),
     };
     let caller = match authenticate(&state, request.headers().get(AUTHORIZATION).cloned()).await {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
     let name = CallerName(caller.principal.key_prefix.clone());
-    let mut response = match state.rates.take(&caller.principal, (state.clock)()) {
-        Err(limit) => limit.problem().into_response(),
-        Ok(limit) => {
-            let mut response = if wanted.iter().any(|scope| caller.principal.may(*scope)) {
-                request.extensions_mut().insert(caller);
-                next.run(request).await
-            } else {
-                let names: Vec<_> = wanted.iter().map(|scope| scope.as_str()).collect();
-                let detail = format!("this needs the scope {}: use a key which has it", names.join(" or "));
-                Problem::new(&FORBIDDEN, detail).into_response()
-            };
-            if let Some(limit) = limit {
-                limit.describe(response.headers_mut());
-            }
-            response
-        }
+    let allowance = state.rates.take(&caller.principal, (state.clock)());
+    let mut response = if let Some(wait) = allowance.exhausted_for() {
+        Problem::rate_limited(wait).into_response()
+    } else if wanted.iter().any(|scope| caller.principal.may(*scope)) {
+        request.extensions_mut().insert(caller);
+        next.run(request).await
+    } else {
+        let names: Vec<_> = wanted.iter().map(|scope| scope.as_str()).collect();
+        let detail = format!("this needs the scope {}: use a key which has it", names.join(" or "));
+        Problem::new(&FORBIDDEN, detail).into_response()
     };
+    allowance.describe(response.headers_mut());
     response.extensions_mut().insert(name);
     response
 }

@@ -1,6 +1,7 @@
 //! Every refusal as a problem document (RFC 9457): this file alone turns errors into status codes.
 
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::body::Body;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -125,20 +126,22 @@ impl Problem {
         }
     }
 
-    pub fn method_not_allowed(allow: Option<HeaderValue>) -> Self {
-        let problem = Self::new(&METHOD_NOT_ALLOWED, "use one of the methods that Allow gives");
-        match allow {
-            Some(allow) => problem.with_header(ALLOW, allow),
-            None => problem,
-        }
+    /// `Allow` is the router's to say.
+    pub fn method_not_allowed() -> Self {
+        Self::new(&METHOD_NOT_ALLOWED, "use one of the methods that Allow gives")
+    }
+
+    pub fn rate_limited(wait: i64) -> Self {
+        Self::new(&RATE_LIMITED, format!("this API key may call again in {wait} seconds"))
+            .with_header(RETRY_AFTER, wait)
     }
 
     fn with_retry_after(self) -> Self {
         self.with_header(RETRY_AFTER, retry_after())
     }
 
-    /// The whole answer, once the request id is known.
-    pub fn render(&self, request_id: &str) -> Response {
+    /// Writes the document into the answer that carries this problem, once the request id is known.
+    pub fn write(self, response: &mut Response, request_id: &str) {
         let document = ProblemDocument {
             kind: format!("/problems/{}", self.kind.slug),
             title: self.kind.title,
@@ -147,16 +150,15 @@ impl Problem {
             instance: request_id,
             errors: &self.faults,
         };
-        let body = serde_json::to_vec(&document).unwrap_or_default();
-        let mut response = (self.kind.status, body).into_response();
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        for (name, value) in &self.headers {
-            response.headers_mut().insert(name, value.clone());
+        *response.body_mut() = Body::from(serde_json::to_vec(&document).unwrap_or_default());
+        let headers = response.headers_mut();
+        // That of the empty answer.
+        headers.remove(CONTENT_LENGTH);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.extend(self.headers);
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(Cause(cause));
         }
-        if let Some(cause) = &self.cause {
-            response.extensions_mut().insert(Cause(cause.clone()));
-        }
-        response
     }
 }
 

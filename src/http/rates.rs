@@ -4,12 +4,10 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::problem::{Problem, RATE_LIMITED};
 use crate::domain::Principal;
 
 const MINUTE: i64 = 60;
@@ -34,14 +32,15 @@ struct Window {
     used: i64,
 }
 
-/// What a key may still do.
-#[derive(Clone, Debug)]
-pub struct Limit {
-    windows: Vec<Allowance>,
+/// What a key may still do; without windows, whatever it likes.
+#[derive(Clone, Debug, Default)]
+pub struct Allowance {
+    windows: Vec<Remainder>,
+    exhausted: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Allowance {
+struct Remainder {
     name: &'static str,
     quota: i64,
     length: i64,
@@ -50,11 +49,11 @@ struct Allowance {
 }
 
 impl Rates {
-    /// Counts one request. `Ok(None)`: the key has no limit. `Err`: it is over.
-    pub fn take(&self, principal: &Principal, now: DateTime<Utc>) -> Result<Option<Limit>, Limit> {
+    /// Counts one request, unless the key has none left.
+    pub fn take(&self, principal: &Principal, now: DateTime<Utc>) -> Allowance {
         let limits = [("minute", principal.rate_limit_rpm, MINUTE), ("day", principal.rate_limit_rpd, DAY)];
         if limits.iter().all(|(_, quota, _)| quota.is_none()) {
-            return Ok(None);
+            return Allowance::default();
         }
         let now = now.timestamp();
         let mut keys = self.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -62,8 +61,7 @@ impl Rates {
             keys.retain(|_, [_, day]| now < day.start + DAY);
         }
         let windows = keys.entry(principal.key_id).or_default();
-        let mut over = false;
-        let mut allowances = Vec::with_capacity(2);
+        let mut allowance = Allowance::default();
         for (window, (name, quota, length)) in windows.iter_mut().zip(limits) {
             let Some(quota) = quota.map(i64::from) else {
                 continue;
@@ -71,9 +69,9 @@ impl Rates {
             if now >= window.start + length || now < window.start {
                 *window = Window { start: now - now.rem_euclid(length), used: 0 };
             }
-            over |= window.used >= quota;
+            allowance.exhausted |= window.used >= quota;
             let reset = window.start + length - now;
-            allowances.push(Allowance {
+            allowance.windows.push(Remainder {
                 name,
                 quota,
                 length,
@@ -81,19 +79,21 @@ impl Rates {
                 reset,
             });
         }
-        if over {
-            return Err(Limit { windows: allowances });
+        if !allowance.exhausted {
+            for window in windows.iter_mut() {
+                window.used += 1;
+            }
         }
-        for window in windows.iter_mut() {
-            window.used += 1;
-        }
-        Ok(Some(Limit { windows: allowances }))
+        allowance
     }
 }
 
-impl Limit {
+impl Allowance {
     pub fn describe(&self, headers: &mut HeaderMap) {
-        let list = |item: fn(&Allowance) -> String| {
+        if self.windows.is_empty() {
+            return;
+        }
+        let list = |item: fn(&Remainder) -> String| {
             let items: Vec<_> = self.windows.iter().map(item).collect();
             HeaderValue::from_str(&items.join(", ")).ok()
         };
@@ -105,20 +105,10 @@ impl Limit {
         }
     }
 
-    pub fn problem(&self) -> Problem {
+    /// How many seconds to wait, if the key has no request left.
+    pub fn exhausted_for(&self) -> Option<i64> {
         // The longest window which is used up says when to come back.
-        let wait =
-            self.windows.iter().filter(|one| one.remaining == 0).map(|one| one.reset).max().unwrap_or(1);
-        let mut headers = HeaderMap::new();
-        self.describe(&mut headers);
-        let mut problem =
-            Problem::new(&RATE_LIMITED, format!("this API key may call again in {wait} seconds"))
-                .with_header(RETRY_AFTER, wait.to_string());
-        for (name, value) in headers {
-            if let Some(name) = name {
-                problem = problem.with_header(name, value);
-            }
-        }
-        problem
+        let used_up = self.windows.iter().filter(|one| one.remaining == 0);
+        self.exhausted.then(|| used_up.map(|one| one.reset).max().unwrap_or(1))
     }
 }

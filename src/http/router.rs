@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
     X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderValue, Method, StatusCode};
@@ -92,8 +92,7 @@ pub fn router(state: AppState) -> Router {
     let docs: Router<AppState> = SwaggerUi::new("/docs")
         .config(Config::from("/openapi.json").try_it_out_enabled(true).persist_authorization(false))
         .into();
-    api.method_not_allowed_fallback(|| async { Problem::method_not_allowed(None) })
-        .route_layer(from_fn_with_state(state.clone(), within_limits))
+    api.route_layer(from_fn_with_state(state.clone(), within_limits))
         .route_layer(guard)
         .merge(docs.layer(from_fn(docs_policy)))
         .fallback(|| async { Problem::new(&NOT_FOUND, "check the address: /docs lists what there is") })
@@ -144,23 +143,12 @@ async fn finish(request: Request, next: Next) -> Response {
         Some(status) => Problem::oversize(status).into_response(),
         None => next.run(Request::from_parts(parts, body)).await,
     };
-    // What the router refuses by itself has no problem yet.
+    // The router refuses a method by its status alone.
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        let allow = response.headers().get(ALLOW).cloned();
-        let rendered = Problem::method_not_allowed(allow);
-        response.extensions_mut().insert(rendered);
+        response.extensions_mut().insert(Problem::method_not_allowed());
     }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        let rendered = problem.render(&request_id);
-        let (mut parts, body) = rendered.into_parts();
-        let (old, _) = response.into_parts();
-        for (name, value) in &old.headers {
-            if !parts.headers.contains_key(name) && name != axum::http::header::CONTENT_LENGTH {
-                parts.headers.append(name, value.clone());
-            }
-        }
-        parts.extensions.extend(old.extensions);
-        response = Response::from_parts(parts, body);
+        problem.write(&mut response, &request_id);
     }
     let headers = response.headers_mut();
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
