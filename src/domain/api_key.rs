@@ -81,6 +81,17 @@ pub enum KeyKind {
     Test,
 }
 
+impl KeyKind {
+    pub const ALL: [Self; 2] = [Self::Live, Self::Test];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Test => "test",
+        }
+    }
+}
+
 /// A whole API key: `vla_live_`, four characters that are shown, a secret of 142 bits, a checksum.
 #[derive(Clone)]
 pub struct ApiKey(String);
@@ -101,10 +112,7 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 impl ApiKey {
     /// A key made of random bytes, at least 28 of which must be given.
     pub fn new(kind: KeyKind, random: &[u8; 64]) -> Self {
-        let mut key = String::from(match kind {
-            KeyKind::Live => "vla_live_",
-            KeyKind::Test => "vla_test_",
-        });
+        let mut key = format!("vla_{}_", kind.as_str());
         // Rejecting the highest bytes keeps every character equally likely; 64 bytes are ample for 28 characters.
         let mut bytes = random.iter().copied();
         let mut draw = |alphabet: &[u8]| {

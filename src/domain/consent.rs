@@ -371,11 +371,11 @@ pub struct Change {
 /// proving too. Withdrawing what was never given records nothing.
 pub fn decide(
     current: &ConsentRecord,
-    consent: &Consent,
+    wanted: &Consent,
     withdrawal: bool,
     now: DateTime<Utc>,
 ) -> Option<Change> {
-    let consent = consent.get();
+    let consent = wanted.get();
     let first = current.version == 0;
     let refusing = consent.consent_tier == ConsentTier::None;
     // A withdrawal takes the tier away; that a policy version or an end date stood beside tier none is no consent.
@@ -407,16 +407,7 @@ pub fn decide(
     Some(Change {
         action,
         previous: (!first).then(|| current.state()),
-        current: ConsentState {
-            consent_tier: consent.consent_tier,
-            can_store_images: consent.can_store_images,
-            can_store_embeddings: consent.can_store_embeddings,
-            can_use_for_training: consent.can_use_for_training,
-            anonymization_level: consent.anonymization_level,
-            policy_version: consent.policy_version.clone(),
-            expires_at: consent.expires_at,
-            consent_granted_at: granted_at,
-        },
+        current: ConsentState::new(wanted, granted_at),
         version: current.version + 1,
         timestamp,
         expiry_recorded: false,

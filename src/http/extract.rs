@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, USER_AGENT};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use ipnetwork::IpNetwork;
 use uuid::Uuid;
@@ -313,13 +313,18 @@ fn versions(tags: &str) -> Option<Vec<i32>> {
     Some(versions)
 }
 
+/// The `ETag` of a consent.
+pub fn etag(version: i32) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{version}\"")).expect("digits in quotes are visible ASCII")
+}
+
 /// Whether an `If-None-Match` on a read names this version, weakly or not.
 pub fn not_modified(headers: &HeaderMap, version: i32) -> bool {
-    let tag = format!("\"{version}\"");
+    let tag = etag(version);
     header(headers, &IF_NONE_MATCH).is_some_and(|tags| {
         tags.split(',').any(|given| {
             let given = given.trim();
-            given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag
+            given == "*" || tag == given.strip_prefix("W/").unwrap_or(given)
         })
     })
 }

@@ -1,12 +1,13 @@
 //! Every refusal as a problem document (RFC 9457): this file alone turns errors into status codes.
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::extract::etag;
 use super::limits::retry_after;
 use super::observe::Cause;
 use crate::error::{Error, Fault};
@@ -188,7 +189,7 @@ impl From<Error> for Problem {
                 &VERSION_MOVED,
                 format!("the consent is at version {current}: read it again, and decide on what stands now"),
             )
-            .with_header(axum::http::header::ETAG, format!("\"{current}\"")),
+            .with_header(ETAG, etag(current)),
             Error::Conflict(_) => Self::new(&CONFLICT, detail),
             Error::IdempotencyKeyReused => Self::new(
                 &IDEMPOTENCY_KEY_REUSED,

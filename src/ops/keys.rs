@@ -105,7 +105,7 @@ pub async fn create_operator_key(
 ) -> Result<bool, Error> {
     let mut transaction = store.begin().await?;
     keys::lock_first_key(&mut transaction).await?;
-    if !always && store.has_operator_key().await? {
+    if !always && keys::has_operator_key(&mut transaction).await? {
         return Ok(false);
     }
     let new = NewKey {

@@ -74,16 +74,6 @@ impl Store {
         query.push(" order by key_id limit ").push_bind(limit);
         Ok(query.build_query_as().fetch_all(&self.reads).await?)
     }
-
-    /// Whether any operator's key was ever made: an empty database has none.
-    pub async fn has_operator_key(&self) -> Result<bool, Error> {
-        let found = sqlx::query_scalar!(
-            r#"select exists (select from vlaapi.api_keys where customer_id is null) as "found!""#
-        )
-        .fetch_one(&self.reads)
-        .await?;
-        Ok(found)
-    }
 }
 
 pub async fn insert(connection: &mut PgConnection, key: &ApiKeyRecord, key_hash: &str) -> Result<(), Error> {
@@ -161,4 +151,14 @@ pub async fn lock_first_key(connection: &mut PgConnection) -> Result<(), Error> 
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// Whether any operator's key was ever made: an empty database has none.
+pub async fn has_operator_key(connection: &mut PgConnection) -> Result<bool, Error> {
+    let found = sqlx::query_scalar!(
+        r#"select exists (select from vlaapi.api_keys where customer_id is null) as "found!""#
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(found)
 }

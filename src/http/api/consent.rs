@@ -1,8 +1,8 @@
 //! A customer's consent: given, read, withdrawn, listed.
 
-use axum::extract::State;
+use axum::extract::{OriginalUri, State};
 use axum::http::header::ETAG;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -15,14 +15,14 @@ use crate::domain::{
     Proposal,
 };
 use crate::error::Error;
-use crate::http::extract::{Body, Caller, JsonBody, NoBody, Origin, PathId, not_modified};
+use crate::http::extract::{Body, Caller, JsonBody, NoBody, Origin, PathId, etag, not_modified};
 use crate::http::input::{Fields, Params, boolean, choice, string, text, time, uuid};
 use crate::http::problem::Problem;
 use crate::http::spec::{ReadProblems, WriteProblems};
 use crate::http::{AppState, detached};
 use crate::ops;
 use crate::ops::consents::{Decision, Outcome};
-use crate::store::consents::ConsentFilter;
+use crate::store::consents::{Attribution, ConsentFilter};
 
 /// How far in the future `as_of` may lie: clocks differ a little.
 const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(60);
@@ -96,11 +96,9 @@ impl ConsentDecision {
 }
 
 fn record_answer(record: ConsentRecord, status: StatusCode, now: DateTime<Utc>) -> Response {
-    let tag = format!("\"{}\"", record.version);
+    let tag = etag(record.version);
     let mut response = answer(status, &record.view(now));
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        response.headers_mut().insert(ETAG, tag);
-    }
+    response.headers_mut().insert(ETAG, tag);
     response
 }
 
@@ -109,9 +107,9 @@ async fn decide(
     customer_id: Uuid,
     decision: Decision,
     precondition: Precondition,
-    by: crate::store::consents::Attribution,
+    by: Attribution,
+    now: DateTime<Utc>,
 ) -> Result<Response, Problem> {
-    let now = (state.clock)();
     let store = state.store.clone();
     let Outcome { record, created } = detached(async move {
         ops::consents::apply(&store, customer_id, &decision, &precondition, &by, now).await
@@ -154,9 +152,10 @@ pub async fn put_consent(
 ) -> Result<Response, Problem> {
     params.finish()?;
     caller.must_reach(customer_id)?;
-    let consent = body.value.consent((state.clock)())?;
+    let now = (state.clock)();
+    let consent = body.value.consent(now)?;
     let by = origin.attribution(body.value.on_behalf_of, body.value.reason);
-    decide(state, customer_id, Decision::Put(consent), precondition, by).await
+    decide(state, customer_id, Decision::Put(consent), precondition, by, now).await
 }
 
 /// Read a consent
@@ -203,11 +202,7 @@ pub async fn get_consent(
     }
     .ok_or(Error::UnknownCustomer)?;
     if as_of.is_none() && not_modified(&headers, record.version) {
-        let mut response = StatusCode::NOT_MODIFIED.into_response();
-        if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", record.version)) {
-            response.headers_mut().insert(ETAG, tag);
-        }
-        return Ok(response);
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag(record.version))]).into_response());
     }
     Ok(record_answer(record, StatusCode::OK, as_of.unwrap_or(now)))
 }
@@ -247,8 +242,8 @@ pub async fn withdraw_consent(
     let on_behalf_of = params.take("on_behalf_of", text(255));
     params.finish()?;
     caller.must_reach(customer_id)?;
-    decide(state, customer_id, Decision::Withdraw, precondition, origin.attribution(on_behalf_of, reason))
-        .await
+    let (now, by) = ((state.clock)(), origin.attribution(on_behalf_of, reason));
+    decide(state, customer_id, Decision::Withdraw, precondition, by, now).await
 }
 
 /// Which consents to list.
@@ -287,7 +282,7 @@ pub async fn list_consents(
     State(state): State<AppState>,
     caller: Caller,
     mut params: Params,
-    uri: axum::extract::OriginalUri,
+    uri: OriginalUri,
 ) -> Result<Response, Problem> {
     let now = (state.clock)();
     let paging = Paging::read(&mut params, &state.cursors, &uri);

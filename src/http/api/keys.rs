@@ -44,15 +44,6 @@ pub struct ApiKeyInput {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-const KINDS: [KeyKind; 2] = [KeyKind::Live, KeyKind::Test];
-
-fn kind_name(kind: KeyKind) -> &'static str {
-    match kind {
-        KeyKind::Live => "live",
-        KeyKind::Test => "test",
-    }
-}
-
 fn scopes(value: Value) -> Result<Vec<Scope>, Broken> {
     let Value::Array(items) = value else {
         return Err(("not_an_array", "an array of scopes is wanted".to_owned()));
@@ -72,7 +63,7 @@ impl Body for ApiKeyInput {
         let customer_id = fields.optional("customer_id", string(uuid));
         let key_name = fields.optional("key_name", string(text(255)));
         let scopes = fields.required("scopes", scopes);
-        let kind = fields.optional("kind", string(choice(&KINDS, kind_name)));
+        let kind = fields.optional("kind", string(choice(&KeyKind::ALL, KeyKind::as_str)));
         let rate_limit_override_rpm = fields.optional("rate_limit_override_rpm", |value| {
             integer(1, i64::from(i32::MAX))(value).map(|rate| i32::try_from(rate).unwrap_or(i32::MAX))
         });
