@@ -14,6 +14,6 @@ pub use consent::{
 };
 pub use customer::{Customer, CustomerTier};
 pub use permission::{
-    AnonymizationCheck, LevelPermission, Permission, PermissionCheck, Permissions, Reason, StorageCheck,
-    StoragePermission,
+    AnonymizationCheck, HeldPermissions, LevelPermission, Permission, PermissionCheck, Permissions, Reason,
+    StorageCheck, StoragePermission,
 };

@@ -95,6 +95,20 @@ impl Permissions {
     }
 }
 
+/// All that is permitted now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = PermissionsAnswer)]
+pub struct HeldPermissions {
+    pub customer_id: Uuid,
+    pub permissions: Permissions,
+    pub reason: Reason,
+    /// The version of the consent that was judged; 0 when there is none.
+    #[schema(minimum = 0, example = 3)]
+    pub version: i32,
+    /// Until when this holds if nothing changes; null when there is no end.
+    pub valid_until: Option<DateTime<Utc>>,
+}
+
 /// Whether one use of the data is permitted now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StorageCheck {
@@ -145,19 +159,26 @@ pub enum PermissionCheck {
     Anonymization(AnonymizationCheck),
 }
 
-impl PermissionCheck {
-    pub fn new(
-        customer_id: Uuid,
-        permission: Permission,
-        record: Option<&ConsentRecord>,
-        now: DateTime<Utc>,
-    ) -> Self {
+impl HeldPermissions {
+    /// Judges the record at `now`; without one the customer is unknown.
+    pub fn judge(customer_id: Uuid, record: Option<&ConsentRecord>, now: DateTime<Utc>) -> Self {
         let (permissions, reason) = Permissions::at(record, now);
-        let version = record.map_or(0, |record| record.version);
-        let valid_until = record.filter(|_| reason == Reason::Granted).and_then(|record| record.expires_at);
+        Self {
+            customer_id,
+            permissions,
+            reason,
+            version: record.map_or(0, |record| record.version),
+            valid_until: record.filter(|_| reason == Reason::Granted).and_then(|record| record.expires_at),
+        }
+    }
+
+    /// The answer to a question for one permission alone.
+    pub fn check(self, permission: Permission) -> PermissionCheck {
+        let Self { customer_id, permissions, reason, version, valid_until } = self;
         let storage = |permission, allowed| {
             let reason = if allowed || reason != Reason::Granted { reason } else { Reason::NotGranted };
-            Self::Storage(StorageCheck { customer_id, permission, allowed, reason, version, valid_until })
+            let check = StorageCheck { customer_id, permission, allowed, reason, version, valid_until };
+            PermissionCheck::Storage(check)
         };
         match permission {
             Permission::Images => storage(StoragePermission::StoreImages, permissions.can_store_images),
@@ -167,7 +188,7 @@ impl PermissionCheck {
             Permission::Training => {
                 storage(StoragePermission::UseForTraining, permissions.can_use_for_training)
             }
-            Permission::Anonymization => Self::Anonymization(AnonymizationCheck {
+            Permission::Anonymization => PermissionCheck::Anonymization(AnonymizationCheck {
                 customer_id,
                 permission: LevelPermission::AnonymizationLevel,
                 level: permissions.anonymization_level,

@@ -1,8 +1,10 @@
 //! The OpenAPI document, generated from the handlers, and the refusals which its operations share.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
-use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{OpenApi as Document, RefOr, Response as OpenApiResponse};
 use utoipa::{IntoResponses, Modify, OpenApi};
 
 use super::problem::ProblemDocument;
@@ -47,10 +49,8 @@ impl Modify for BearerKey {
 
 /// The refusals of every operation that needs a key.
 #[derive(Debug, IntoResponses)]
-pub enum ReadProblems {
-    /// A parameter is invalid
-    #[response(status = 400, content_type = "application/problem+json")]
-    Invalid(#[to_schema] ProblemDocument<'static>),
+#[expect(dead_code, reason = "they are read by the document alone")]
+enum CallProblems {
     /// No API key, or one that is unknown, expired or revoked
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthenticated(#[to_schema] ProblemDocument<'static>),
@@ -74,18 +74,12 @@ pub enum ReadProblems {
     Unavailable(#[to_schema] ProblemDocument<'static>),
 }
 
-/// The refusals of every operation that takes a body.
 #[derive(Debug, IntoResponses)]
-pub enum WriteProblems {
+#[expect(dead_code, reason = "they are read by the document alone")]
+enum BodyProblems {
     /// The body is not JSON, or a parameter is invalid
     #[response(status = 400, content_type = "application/problem+json")]
     Malformed(#[to_schema] ProblemDocument<'static>),
-    /// No API key, or one that is unknown, expired or revoked
-    #[response(status = 401, content_type = "application/problem+json")]
-    Unauthenticated(#[to_schema] ProblemDocument<'static>),
-    /// The API key lacks a scope, or belongs to another customer
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(#[to_schema] ProblemDocument<'static>),
     /// The body came too slowly
     #[response(status = 408, content_type = "application/problem+json")]
     Timeout(#[to_schema] ProblemDocument<'static>),
@@ -98,21 +92,30 @@ pub enum WriteProblems {
     /// The body breaks a rule: `errors` names every field and rule
     #[response(status = 422, content_type = "application/problem+json")]
     Invalid(#[to_schema] ProblemDocument<'static>),
-    /// The address has more than 8 KiB
-    #[response(status = 414, content_type = "application/problem+json")]
-    UriTooLong(#[to_schema] ProblemDocument<'static>),
-    /// The headers have more than 16 KiB in all
-    #[response(status = 431, content_type = "application/problem+json")]
-    HeadersTooLarge(#[to_schema] ProblemDocument<'static>),
-    /// Too many requests with this API key: `Retry-After` says when to come back
-    #[response(status = 429, content_type = "application/problem+json")]
-    RateLimited(#[to_schema] ProblemDocument<'static>),
-    /// Something went wrong on our side
-    #[response(status = 500, content_type = "application/problem+json")]
-    Internal(#[to_schema] ProblemDocument<'static>),
-    /// Overloaded, or the database does not answer: `Retry-After` says when to come back
-    #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(#[to_schema] ProblemDocument<'static>),
+}
+
+/// The refusals of an operation without a body.
+#[derive(Debug)]
+pub struct ReadProblems;
+
+impl IntoResponses for ReadProblems {
+    fn responses() -> BTreeMap<String, RefOr<OpenApiResponse>> {
+        let mut responses = CallProblems::responses();
+        responses.extend(InvalidParameter::responses());
+        responses
+    }
+}
+
+/// The refusals of an operation that takes a body.
+#[derive(Debug)]
+pub struct WriteProblems;
+
+impl IntoResponses for WriteProblems {
+    fn responses() -> BTreeMap<String, RefOr<OpenApiResponse>> {
+        let mut responses = CallProblems::responses();
+        responses.extend(BodyProblems::responses());
+        responses
+    }
 }
 
 macro_rules! one_problem {
@@ -127,6 +130,7 @@ macro_rules! one_problem {
 }
 
 one_problem! {
+    InvalidParameter 400 "A parameter is invalid"
     UnknownCustomer 404 "There is no such customer"
     UnknownAuditEntry 404 "There is no such audit entry"
     UnknownApiKey 404 "There is no such API key"

@@ -49,60 +49,66 @@ impl Format {
 pub async fn export(state: &AppState, filter: AuditFilter, format: Format) -> Result<Response, Problem> {
     // The first page is read before the answer begins: what is wrong with the database can still be said.
     let first = state.store.audit_entries(&filter, None, CHUNK).await?;
-    let head = match format {
-        Format::Csv => Bytes::from(csv_line(&CSV_HEADER.map(str::to_owned))?),
-        Format::Ndjson => Bytes::new(),
-    };
     let store = state.store.clone();
-    let pages = stream::try_unfold(Some((first, None)), move |next| {
-        let (store, filter) = (store.clone(), filter.clone());
+    let mut header = Some(&CSV_HEADER);
+    let pages = stream::try_unfold(Some(first), move |page| {
+        let (store, filter, header) = (store.clone(), filter.clone(), header.take());
         async move {
-            let Some((ready, before)) = next else {
+            let Some(entries) = page else {
                 return Ok::<_, Error>(None);
             };
-            let entries = match before {
-                None => ready,
+            let bytes = match format {
+                Format::Csv => csv(header, &entries)?,
+                Format::Ndjson => ndjson(&entries)?,
+            };
+            let full = i64::try_from(entries.len()).is_ok_and(|count| count == CHUNK);
+            let next = match entries.last().filter(|_| full) {
+                None => None,
                 // The answer has begun: all that is left is to break it off, which every client notices, and to say why.
-                Some(before) => store
-                    .audit_entries(&filter, Some(before), CHUNK)
-                    .await
-                    .inspect_err(|error| tracing::error!(%error, "an export is broken off"))?,
+                Some(last) => Some(
+                    store
+                        .audit_entries(&filter, Some(last.audit_id), CHUNK)
+                        .await
+                        .inspect_err(|error| tracing::error!(%error, "an export is broken off"))?,
+                ),
             };
-            let Some(last) = entries.last() else {
-                return Ok(None);
-            };
-            let last = last.audit_id;
-            let bytes = encode(&entries, format)?;
-            let more = i64::try_from(entries.len()).is_ok_and(|count| count == CHUNK);
-            Ok(Some((Bytes::from(bytes), more.then_some((Vec::new(), Some(last))))))
+            Ok(Some((Bytes::from(bytes), next)))
         }
     });
-    let body = futures_util::StreamExt::chain(stream::iter([Ok(head)]), pages);
     let (kind, name) = match format {
         Format::Csv => {
             ("text/csv; charset=utf-8; header=present", "attachment; filename=\"consent-audit.csv\"")
         }
         Format::Ndjson => ("application/x-ndjson", "attachment; filename=\"consent-audit.ndjson\""),
     };
-    Ok(([(CONTENT_TYPE, kind), (CONTENT_DISPOSITION, name)], Body::from_stream(body)).into_response())
+    Ok(([(CONTENT_TYPE, kind), (CONTENT_DISPOSITION, name)], Body::from_stream(pages)).into_response())
 }
 
-fn encode(entries: &[AuditEntry], format: Format) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::with_capacity(entries.len() * 512);
+fn ndjson(entries: &[AuditEntry]) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::with_capacity(entries.len() * 1024);
     for entry in entries {
-        match format {
-            Format::Csv => bytes.extend(csv_line(&csv_row(entry))?),
-            Format::Ndjson => {
-                serde_json::to_writer(&mut bytes, entry)
-                    .map_err(|error| Error::Internal(error.to_string()))?;
-                bytes.push(b'\n');
-            }
-        }
+        serde_json::to_writer(&mut bytes, entry).map_err(|error| Error::Internal(error.to_string()))?;
+        bytes.push(b'\n');
     }
     Ok(bytes)
 }
 
-const CSV_HEADER: [&str; 25] = [
+/// Lines as in RFC 4180.
+fn csv(header: Option<&[&str; 25]>, entries: &[AuditEntry]) -> Result<Vec<u8>, Error> {
+    let internal = |error: csv::Error| Error::Internal(error.to_string());
+    let mut writer = csv::WriterBuilder::new()
+        .terminator(csv::Terminator::CRLF)
+        .from_writer(Vec::with_capacity(entries.len() * 512));
+    if let Some(header) = header {
+        writer.write_record(header).map_err(internal)?;
+    }
+    for entry in entries {
+        writer.write_record(csv_row(entry)).map_err(internal)?;
+    }
+    writer.into_inner().map_err(|error| Error::Internal(error.to_string()))
+}
+
+static CSV_HEADER: [&str; 25] = [
     "audit_id",
     "timestamp",
     "customer_id",
@@ -185,12 +191,4 @@ fn defused(text: &str) -> String {
     } else {
         text.to_owned()
     }
-}
-
-/// One line of CSV as in RFC 4180.
-fn csv_line(cells: &[String]) -> Result<Vec<u8>, Error> {
-    let mut writer =
-        csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::with_capacity(512));
-    writer.write_record(cells).map_err(|error| Error::Internal(error.to_string()))?;
-    writer.into_inner().map_err(|error| Error::Internal(error.to_string()))
 }

@@ -5,14 +5,13 @@ use std::collections::HashMap;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::answer;
-use crate::domain::{ConsentRecord, Permission, PermissionCheck, Permissions, Reason};
+use crate::domain::{ConsentRecord, HeldPermissions, Permission, PermissionCheck};
 use crate::error::Fault;
 use crate::http::AppState;
 use crate::http::extract::{Body, Caller, JsonBody, PathId};
@@ -23,24 +22,11 @@ use crate::http::spec::{ReadProblems, WriteProblems};
 /// The most checks in one call.
 const MAX_CHECKS: usize = 1000;
 
-/// All that is permitted now.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct PermissionsAnswer {
-    pub customer_id: Uuid,
-    pub permissions: Permissions,
-    pub reason: Reason,
-    /// The version of the consent that was judged; 0 when there is none.
-    #[schema(minimum = 0, example = 3)]
-    pub version: i32,
-    /// Until when this holds if nothing changes; null when there is no end.
-    pub valid_until: Option<DateTime<Utc>>,
-}
-
 /// What the answer is depends on `check`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum PermissionsOrCheck {
-    All(PermissionsAnswer),
+    All(HeldPermissions),
     One(PermissionCheck),
 }
 
@@ -74,20 +60,12 @@ pub async fn get_permissions(
     let record = state.store.consent(customer_id).await?;
     // The clock is read after the record: an end that came in between counts.
     let now = (state.clock)();
-    if let Some(permission) = check {
-        let result = PermissionCheck::new(customer_id, permission, record.as_ref(), now);
-        return Ok(answer(StatusCode::OK, &result));
-    }
-    let (permissions, reason) = Permissions::at(record.as_ref(), now);
-    let record = record.as_ref();
-    let all = PermissionsAnswer {
-        customer_id,
-        permissions,
-        reason,
-        version: record.map_or(0, |record| record.version),
-        valid_until: record.filter(|_| reason == Reason::Granted).and_then(|record| record.expires_at),
+    let held = HeldPermissions::judge(customer_id, record.as_ref(), now);
+    let body = match check {
+        Some(permission) => PermissionsOrCheck::One(held.check(permission)),
+        None => PermissionsOrCheck::All(held),
     };
-    Ok(answer(StatusCode::OK, &all))
+    Ok(answer(StatusCode::OK, &body))
 }
 
 /// Many checks at once.
@@ -182,7 +160,8 @@ pub async fn check_permissions(
     let results = checks
         .iter()
         .map(|check| {
-            PermissionCheck::new(check.customer_id, check.permission, records.get(&check.customer_id), now)
+            HeldPermissions::judge(check.customer_id, records.get(&check.customer_id), now)
+                .check(check.permission)
         })
         .collect();
     Ok(answer(StatusCode::OK, &CheckAnswer { results }))
