@@ -5,6 +5,7 @@
 //! | room | holds |
 //! | --- | --- |
 //! | [`domain`] | what things are and which changes are lawful: pure, no I/O, no clock |
+//! | [`tlog`] | a transparency log's formats and proofs: pure, and no word of consent |
 //! | [`store`] | everything that speaks SQL |
 //! | [`ops`] | one function per thing that someone can do that changes something |
 //! | [`http`] | the API: router, authentication, extractors, problems |
@@ -27,3 +28,4 @@ pub mod ops;
 pub mod postgres;
 pub mod store;
 pub mod telemetry;
+pub mod tlog;

@@ -21,3 +21,4 @@ mod rules;
 mod server;
 mod service;
 mod spec;
+mod tlog;
