@@ -15,14 +15,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{DatabaseConfig, ServeArgs, ServeConfig};
-use crate::domain::ApiKey;
+use crate::domain::{ApiKey, WriterKey};
 use crate::error::{Error, StartError};
 use crate::http::limits::Gate;
 use crate::http::{self, AppState, Cursors, Rates};
 use crate::ops;
-use crate::postgres::{Cluster, Settings};
+use crate::postgres::{self, Cluster, Settings};
 use crate::store::{Store, migrations};
 use crate::telemetry::{self, Telemetry};
+
+mod erasing;
+pub mod keys;
+pub mod log;
+mod publication;
+pub mod verification;
+
+use publication::Publication;
 
 /// The database to work on: the operator's own, or the embedded default.
 #[derive(Debug)]
@@ -43,6 +51,19 @@ impl Database {
         let settings = Settings { data_dir: config.data_dir()?, bindir: config.pg_bindir.clone() };
         let cluster = Cluster::start(&settings).await?;
         Ok(Self { owner: cluster.owner.clone(), service: cluster.service.clone(), embedded: Some(cluster) })
+    }
+
+    /// Like [`Database::open`]; and where a service runs on the embedded default, on the very same database beside it.
+    /// The second value tells whether a service may be running.
+    pub async fn open_beside(config: &DatabaseConfig) -> Result<(Self, bool), StartError> {
+        if config.service_url()?.is_some() {
+            return Ok((Self::open(config).await?, true));
+        }
+        let settings = Settings { data_dir: config.data_dir()?, bindir: config.pg_bindir.clone() };
+        match postgres::logins_of_running(&settings)? {
+            Some((owner, service)) => Ok((Self { owner, service, embedded: None }, true)),
+            None => Ok((Self::open(config).await?, false)),
+        }
     }
 
     pub fn is_embedded(&self) -> bool {
@@ -103,18 +124,45 @@ async fn serve_on(
         migrations::check(&database.service).await?;
     }
     let store = Store::new(&database.service, config.read_connections, config.write_connections);
+    erasing::may_erase(&store, database).await?;
     let recorder = telemetry.metrics();
     let render: http::Metrics = Arc::new(move || recorder.render());
-    let state = build(&store, config, &render).await?;
+    let data_dir = args.database.data_dir()?;
+    let mut log = log::open(&store, &args.audit, &data_dir).await?;
+    let state = build(&store, config, &log, &render).await?;
     let key_file = publish_operator_key(&store, args).await?;
 
     let stop = CancellationToken::new();
     let ready = Arc::clone(&state.ready);
     let address = listener.local_addr().map_err(|error| StartError::new(error.to_string()))?;
+    // The sealer stops last: what the other tasks write is sealed too.
+    let sealing = CancellationToken::new();
+    let (publication, publishing) = Publication::start(&args.audit, &store, &sealing)?;
+    let sealer = log.seal(publication, sealing.clone());
     let background = [
-        tokio::spawn(sweep(store.clone(), Duration::from_secs(config.sweep_interval), stop.clone())),
+        tokio::spawn(sweep(
+            store.clone(),
+            log.keys.writers.first().cloned(),
+            Duration::from_secs(config.sweep_interval),
+            stop.clone(),
+        )),
         tokio::spawn(maintain(store.clone(), stop.clone())),
         tokio::spawn(watch(store.clone(), stop.clone())),
+        tokio::spawn(erasing::erase(store.clone(), database.owner.clone(), stop.clone())),
+        tokio::spawn(verification::verify_daily(
+            store.clone(),
+            database.service.clone(),
+            Arc::clone(&log.keys),
+            verification::Outside::new(&args.audit, &data_dir),
+            args.audit.verify_interval(),
+            stop.clone(),
+        )),
+        tokio::spawn(erasing::retain(
+            store.clone(),
+            Arc::clone(&log.keys),
+            args.audit.audit_retention.clone(),
+            stop.clone(),
+        )),
     ];
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(bind(address).await?),
@@ -138,12 +186,21 @@ async fn serve_on(
         // A task that panicked has said so in the log.
         let _ = task.await;
     }
+    sealing.cancel();
+    for task in sealer.into_iter().chain(publishing) {
+        let _ = task.await;
+    }
     store.close().await;
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn build(store: &Store, config: &ServeConfig, render: &http::Metrics) -> Result<AppState, StartError> {
+async fn build(
+    store: &Store,
+    config: &ServeConfig,
+    log: &log::Log,
+    render: &http::Metrics,
+) -> Result<AppState, StartError> {
     let secret = store
         .service_secret("cursor")
         .await
@@ -157,6 +214,8 @@ async fn build(store: &Store, config: &ServeConfig, render: &http::Metrics) -> R
         metrics: config.metrics_listen.is_none().then(|| Arc::clone(render)),
         gate: Arc::new(Gate::new(config.max_concurrency, config.max_concurrency)),
         rates: Arc::new(Rates::default()),
+        log_keys: Arc::clone(&log.keys),
+        log: Arc::clone(&log.view),
     })
 }
 
@@ -246,9 +305,9 @@ fn stop_on_signal(
 }
 
 /// Every replica sweeps; the database lets one at a time through.
-async fn sweep(store: Store, interval: Duration, stop: CancellationToken) {
+async fn sweep(store: Store, writer: Option<WriterKey>, interval: Duration, stop: CancellationToken) {
     while every(interval, &stop).await {
-        match ops::expiry::sweep(&store, clock()).await {
+        match ops::expiry::sweep(&store, writer.as_ref(), clock()).await {
             Ok(Some(recorded)) => telemetry::swept(clock(), recorded),
             Ok(None) => {}
             Err(error) => {
@@ -284,6 +343,10 @@ async fn watch(store: Store, stop: CancellationToken) {
         for (name, pool) in store.pools() {
             let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
             telemetry::pool_connections(name, idle, pool.size().saturating_sub(idle));
+        }
+        if let Ok(backlog) = store.backlog().await {
+            let now = clock();
+            telemetry::backlog(backlog.pending, now - backlog.oldest.unwrap_or(now), backlog.quarantined);
         }
         if !every(Duration::from_secs(5), &stop).await {
             return;

@@ -13,6 +13,8 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::error::StartError;
 
+pub mod audit;
+
 /// A value which is never shown: not in logs, not in `Debug`.
 #[derive(Clone)]
 pub struct Secret(String);
@@ -262,6 +264,8 @@ pub struct ServeArgs {
     pub serve: ServeConfig,
     #[command(flatten)]
     pub database: DatabaseConfig,
+    #[command(flatten)]
+    pub audit: audit::AuditConfig,
     #[command(flatten)]
     pub telemetry: TelemetryConfig,
 }

@@ -63,6 +63,10 @@ pub enum Error {
     IdempotencyInProgress,
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    #[error("the entry is not in the log yet")]
+    NotSealed,
+    #[error("the audit log in the database is damaged: {0}")]
+    DamagedLog(String),
     #[error("internal error: {0}")]
     Internal(String),
 }

@@ -8,6 +8,7 @@
 //! | [`tlog`] | a transparency log's formats and proofs: pure, and no word of consent |
 //! | [`store`] | everything that speaks SQL |
 //! | [`ops`] | one function per thing that someone can do that changes something |
+//! | [`verify`] | the audit log, held against every rule; offline too |
 //! | [`http`] | the API: router, authentication, extractors, problems |
 //! | [`postgres`] | the embedded default: a private PostgreSQL which the service runs itself |
 //! | [`app`] | opens the database, makes the clock, serves, stops |
@@ -29,3 +30,4 @@ pub mod postgres;
 pub mod store;
 pub mod telemetry;
 pub mod tlog;
+pub mod verify;

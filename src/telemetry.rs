@@ -37,6 +37,10 @@ const SWEEP_LAST_RUN: &str = "consentd_expiry_sweep_last_run_timestamp_seconds";
 const SWEEP_ENTRIES: &str = "consentd_expiry_sweep_entries_total";
 const SWEEP_FAILURES: &str = "consentd_expiry_sweep_failures_total";
 
+mod audit;
+
+pub use audit::{backlog, checkpoint_not_published, log_forked, log_size, sealed, sealing_failed, verified};
+
 /// The bounds which OpenTelemetry advises for `http.server.request.duration`.
 const DURATION_BUCKETS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -159,6 +163,8 @@ fn install_recorder() -> PrometheusHandle {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(REQUEST_DURATION.to_owned()), &DURATION_BUCKETS)
         .expect("the list of buckets is not empty")
+        .set_buckets_for_metric(Matcher::Full(audit::SEALING_LAG.to_owned()), &audit::LAG_BUCKETS)
+        .expect("the list of buckets is not empty")
         .build_recorder();
     let handle = recorder.handle();
     // Fails only where somebody else's recorder is set, which nothing in this crate does.
@@ -201,6 +207,7 @@ fn describe() {
     for kind in ["read", "write"] {
         counter!(OVERLOAD_REFUSALS, "kind" => kind).absolute(0);
     }
+    audit::describe();
     counter!(SWEEP_ENTRIES).absolute(0);
     counter!(SWEEP_FAILURES).absolute(0);
 }
@@ -224,10 +231,13 @@ pub fn pool_connections(pool: &'static str, idle: u32, used: u32) {
 
 /// A sweep that ended well, and how many `expired` entries it wrote.
 pub fn swept(at: DateTime<Utc>, entries: u64) {
-    #[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 are exact up to the year 2255")]
-    let seconds = at.timestamp_micros() as f64 / 1e6;
-    metrics::gauge!(SWEEP_LAST_RUN).set(seconds);
+    metrics::gauge!(SWEEP_LAST_RUN).set(unix_seconds(at));
     metrics::counter!(SWEEP_ENTRIES).increment(entries);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 are exact up to the year 2255")]
+fn unix_seconds(at: DateTime<Utc>) -> f64 {
+    at.timestamp_micros() as f64 / 1e6
 }
 
 pub fn sweep_failed() {

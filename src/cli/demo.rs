@@ -18,8 +18,12 @@ use self::company::Plan;
 use self::history::History;
 use self::trail::Trail;
 use crate::app::Database;
+use crate::app::keys::KeyPaths;
 use crate::config::DatabaseConfig;
+use crate::config::audit::AuditKeyFiles;
+use crate::domain::WriterKey;
 use crate::error::StartError;
+use crate::ops::log::vouching;
 use crate::store;
 
 /// Fill a database with believable customers and their consent history
@@ -55,6 +59,9 @@ pub struct DemoArgs {
     pub append: bool,
 
     #[command(flatten)]
+    pub files: AuditKeyFiles,
+
+    #[command(flatten)]
     pub database: DatabaseConfig,
 }
 
@@ -68,7 +75,8 @@ pub async fn run(args: DemoArgs, now: DateTime<Utc>) -> Result<ExitCode, StartEr
     let plan = plan(&args, now)?;
     let database = Database::open(&args.database).await?;
     let started = Instant::now();
-    let result = load(&database, plan, args.append).await;
+    let keys = args.database.data_dir().map(|data_dir| KeyPaths::new(&args.files, &data_dir));
+    let result = load(&database, plan, args.append, &keys?).await;
     database.close().await;
     let loaded = result?;
     let summary = summary(&loaded, started.elapsed());
@@ -101,30 +109,38 @@ fn plan(args: &DemoArgs, now: DateTime<Utc>) -> Result<Plan, StartError> {
     }
 }
 
-async fn load(database: &Database, plan: Plan, append: bool) -> Result<Loaded, StartError> {
+async fn load(database: &Database, plan: Plan, append: bool, keys: &KeyPaths) -> Result<Loaded, StartError> {
     let mut connection = PgConnection::connect_with(&database.owner)
         .await
         .map_err(|error| StartError::new(format!("cannot reach the database: {error}")))?;
     let mut tx = connection.begin().await.map_err(|error| sentence(&error))?;
     let loaded = tokio::select! {
-        loaded = write(&mut tx, plan, append) => loaded?,
+        loaded = write(&mut tx, plan, append, keys) => loaded?,
         _ = tokio::signal::ctrl_c() => return Err(StartError::new("interrupted: nothing was written")),
     };
     tx.commit().await.map_err(|error| sentence(&error))?;
     Ok(loaded)
 }
 
-async fn write(tx: &mut PgConnection, plan: Plan, append: bool) -> Result<Loaded, StartError> {
+async fn write(
+    tx: &mut PgConnection,
+    plan: Plan,
+    append: bool,
+    keys: &KeyPaths,
+) -> Result<Loaded, StartError> {
     store::demo::lock(tx).await.map_err(|error| sentence(&error))?;
     if !append && store::demo::has_customers(tx).await.map_err(|error| sentence(&error))? {
         return Err(StartError::new(
             "the database has customers already: load into an empty one, or add to it with --append",
         ));
     }
-    copy(tx, plan).await.map_err(|error| sentence(&error))
+    // Where entries are sealed already, these come with the service's word as well.
+    let has_log = store::demo::has_log(tx).await.map_err(|error| sentence(&error))?;
+    let writer = if has_log { keys.load(false)?.writers.into_iter().next() } else { None };
+    copy(tx, plan, writer.as_ref()).await.map_err(|error| sentence(&error))
 }
 
-async fn copy(tx: &mut PgConnection, plan: Plan) -> sqlx::Result<Loaded> {
+async fn copy(tx: &mut PgConnection, plan: Plan, writer: Option<&WriterKey>) -> sqlx::Result<Loaded> {
     // The histories are counted, on another core, before any is written: how many ids they take must be known.
     let counting = tokio::task::spawn_blocking(move || count(&plan));
     let customers = store::demo::copy_customers(tx, plan.customers()).await?;
@@ -132,8 +148,15 @@ async fn copy(tx: &mut PgConnection, plan: Plan) -> sqlx::Result<Loaded> {
     let first_audit_id = store::demo::reserve_audit_ids(tx, total).await?;
     let progress = progress(total.unsigned_abs());
     let indexes = store::demo::drop_indexes_of_empty_trail(tx).await?;
-    let trail = Trail::new(&mut histories, first_audit_id);
+    let trail = Trail::new(&mut histories, first_audit_id).map(|entry| {
+        let vouched =
+            writer.map(|key| vouching::entry(key, &entry).expect("believable entries fit into the log"));
+        (entry, vouched.map(|vouched| vouched.vouching))
+    });
     let entries = store::demo::copy_entries(tx, trail, || progress.inc(1)).await?;
+    if writer.is_some() {
+        store::demo::queue(tx, first_audit_id, total).await?;
+    }
     progress.set_message("making indexes …");
     store::demo::make_indexes(tx, indexes).await?;
     progress.set_message("writing consents …");

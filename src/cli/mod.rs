@@ -58,7 +58,7 @@ enum Command {
     Consent(consent::ConsentArgs),
     /// Create and look up customers
     Customer(customer::CustomerArgs),
-    /// Read the audit trail, or export all of it
+    /// Read and export the audit trail, prove it, verify it
     Audit(audit::AuditArgs),
     /// Manage API keys
     Key(key::KeyArgs),
@@ -93,6 +93,8 @@ pub enum Failure {
     Sentence(String),
     /// The answer itself says no, and has been written.
     Answered,
+    /// The same with an exit code of its own, and what to tell the user, if anything.
+    Code(u8, String),
     /// The output could not be written.
     Output(io::Error),
 }
@@ -117,7 +119,7 @@ impl From<io::Error> for Failure {
 
 pub fn run() -> ExitCode {
     // Usage errors and requests for help end the process here, with 2 and 0.
-    let matches = command().get_matches();
+    let matches = command().try_get_matches().unwrap_or_else(|error| misused(&error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -125,8 +127,26 @@ pub fn run() -> ExitCode {
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::Output(error)) => complain(&format!("cannot write the output: {error}")),
         Err(Failure::Answered) => ExitCode::FAILURE,
+        Err(Failure::Code(code, sentence)) => {
+            if !sentence.is_empty() {
+                complain(&sentence);
+            }
+            ExitCode::from(code)
+        }
         Err(Failure::Sentence(sentence)) => complain(&sentence),
     }
+}
+
+/// To `audit verify`, 2 is an answer: what could not run is 3.
+fn misused(error: &clap::Error) -> ! {
+    let mut words = std::env::args().skip(1);
+    let verifying = words.next().as_deref() == Some("audit") && words.next().as_deref() == Some("verify");
+    if verifying && error.use_stderr() {
+        // Nobody may be reading.
+        let _ = error.print();
+        std::process::exit(3);
+    }
+    error.exit()
 }
 
 fn complain(sentence: &str) -> ExitCode {
@@ -146,7 +166,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Healthcheck(args) => on_this_thread(health::run(args)),
         Command::Consent(args) => on_this_thread(consent::run(args)),
         Command::Customer(args) => on_this_thread(customer::run(args)),
-        Command::Audit(args) => on_this_thread(audit::run(args)),
+        Command::Audit(args) => on_all_cores(audit::run(args)),
         Command::Key(args) => on_this_thread(key::run(args)),
         Command::Demo(args) => on_all_cores(async { succeeded(demo::run(args, crate::app::clock()).await?) }),
         Command::Openapi => pages::openapi(),

@@ -6,6 +6,8 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::leaf::hex;
+
 /// What a key may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub enum Scope {
@@ -176,11 +178,7 @@ impl std::fmt::Debug for ApiKey {
 }
 
 pub fn hash_api_key(key: &str) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(key.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hex(&Sha256::digest(key.as_bytes()))
 }
 
 /// CRC-32 of the rest, in six base-62 digits: tells a mistyped key from a revoked one without a query.

@@ -4,7 +4,10 @@ mod api_key;
 mod audit;
 mod consent;
 mod customer;
+mod erasure;
+mod leaf;
 mod permission;
+mod writer_key;
 
 pub use api_key::{ApiKey, ApiKeyRecord, KeyFault, KeyKind, Principal, Scope, hash_api_key};
 pub use audit::{AuditAction, AuditEntry, ConsentState};
@@ -13,7 +16,13 @@ pub use consent::{
     MAX_EXPIRY_YEARS, Precondition, Proposal, Refusal, decide, expire, next_time,
 };
 pub use customer::{Customer, CustomerTier};
+pub use erasure::{CustomerField, Erasure, LogOpening, PreviousLog, ranges};
+pub use leaf::{
+    CONSENT_CHANGED, Commitment, Commitments, LEAF_VERSION, LOG_OPENED, Leaf, LeafFault, LogEntry, LogEvent,
+    MAX_BYTES as MAX_LEAF_BYTES, PII_ERASED, PersonalField, Salted, Source, address_text, hex, unhex,
+};
 pub use permission::{
     AnonymizationCheck, HeldPermissions, LevelPermission, Permission, PermissionCheck, Permissions, Reason,
     StorageCheck, StoragePermission,
 };
+pub use writer_key::WriterKey;

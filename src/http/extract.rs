@@ -357,3 +357,29 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
         }
     }
 }
+
+/// What the headers of a change say: who makes it, on what condition, and what the answer should hold.
+#[derive(Debug)]
+pub struct ChangeHeaders {
+    pub origin: Origin,
+    pub precondition: Precondition,
+    /// `Prefer: receipt` (RFC 7240): a signed receipt for the audit entry is wanted.
+    pub receipt: bool,
+}
+
+impl FromRequestParts<AppState> for ChangeHeaders {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        // What is not understood is ignored, as that RFC wants it.
+        let wanted = header(&parts.headers, &HeaderName::from_static("prefer")).unwrap_or_default();
+        let receipt = wanted.split(',').any(|one| {
+            one.split(['=', ';']).next().unwrap_or_default().trim().eq_ignore_ascii_case("receipt")
+        });
+        Ok(Self {
+            origin: Origin::from_request_parts(parts, state).await?,
+            precondition: Precondition::from_request_parts(parts, state).await?,
+            receipt,
+        })
+    }
+}

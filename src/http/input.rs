@@ -152,6 +152,14 @@ impl Params {
         self.faults.push(Fault::parameter(name, code, detail));
     }
 
+    /// A parameter that must be given.
+    pub fn required<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, Broken>) -> Option<T> {
+        if !self.pairs.iter().any(|(other, _)| other == name) {
+            self.fault(name, "required", format!("{name} is required"));
+        }
+        self.take(name, read)
+    }
+
     pub fn finish(mut self) -> Result<(), Error> {
         for (name, _) in &self.pairs {
             if !self.faults.iter().any(|fault| fault.parameter.as_deref() == Some(name)) {

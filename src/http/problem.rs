@@ -36,6 +36,7 @@ kinds! {
     NOT_FOUND = "not-found", NOT_FOUND, "There is nothing at this path";
     UNKNOWN_CUSTOMER = "unknown-customer", NOT_FOUND, "There is no such customer";
     UNKNOWN_AUDIT_ENTRY = "unknown-audit-entry", NOT_FOUND, "There is no such audit entry";
+    NOT_SEALED = "not-sealed", NOT_FOUND, "The entry is not in the log yet";
     UNKNOWN_API_KEY = "unknown-api-key", NOT_FOUND, "There is no such API key";
     METHOD_NOT_ALLOWED = "method-not-allowed", METHOD_NOT_ALLOWED, "This path does not have that method";
     REQUEST_TIMEOUT = "request-timeout", REQUEST_TIMEOUT, "The body came too slowly";
@@ -50,6 +51,7 @@ kinds! {
     RATE_LIMITED = "rate-limited", TOO_MANY_REQUESTS, "Too many requests with this API key";
     HEADERS_TOO_LARGE = "headers-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large";
     INTERNAL = "internal", INTERNAL_SERVER_ERROR, "Something went wrong on our side";
+    DAMAGED_LOG = "damaged-log", INTERNAL_SERVER_ERROR, "The audit log in the database is damaged";
     UNAVAILABLE = "unavailable", SERVICE_UNAVAILABLE, "The service cannot answer right now";
     OVERLOADED = "overloaded", SERVICE_UNAVAILABLE, "The service has too much to do right now";
 }
@@ -208,6 +210,15 @@ impl From<Error> for Problem {
                      time that Retry-After gives",
                 )
                 .with_retry_after()
+            },
+            Error::NotSealed => Self::new(
+                &NOT_SEALED,
+                "the entry is not sealed yet, which takes about a second: try again after the time that Retry-After gives",
+            )
+            .with_header(RETRY_AFTER, 1_u16),
+            Error::DamagedLog(cause) => Self {
+                cause: Some(cause),
+                ..Self::new(&DAMAGED_LOG, "run `consentd audit verify`: it says what was changed, and where")
             },
             Error::Internal(cause) => Self {
                 cause: Some(cause),

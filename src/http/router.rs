@@ -23,7 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::api::{audit, consent, customers, keys, permissions, service};
+use super::api::{audit, consent, customers, erasure, keys, log, permissions, proof, service};
 use super::auth::{AccessTable, authorize};
 use super::cursor::Cursors;
 use super::limits::Gate;
@@ -32,6 +32,7 @@ use super::problem::{NOT_FOUND, Problem};
 use super::rates::Rates;
 use super::{server, spec};
 use crate::error::Error;
+use crate::ops::log::{LogKeys, LogView};
 use crate::store::Store;
 
 /// Renders the metrics.
@@ -51,6 +52,9 @@ pub struct AppState {
     pub metrics: Option<Metrics>,
     pub gate: Arc<Gate>,
     pub rates: Arc<Rates>,
+    pub log_keys: Arc<LogKeys>,
+    /// What this replica knows of the audit log.
+    pub log: Arc<LogView>,
 }
 
 impl std::fmt::Debug for AppState {
@@ -72,8 +76,15 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(audit::list_customer_audit))
         .routes(routes!(audit::list_audit))
         .routes(routes!(audit::get_audit_entry))
+        .routes(routes!(proof::get_audit_proof))
+        .routes(routes!(log::get_checkpoint))
+        .routes(routes!(log::get_tile))
+        .routes(routes!(log::get_consistency))
+        .routes(routes!(log::get_log_status))
+        .routes(routes!(log::get_verifier_keys))
         .routes(routes!(customers::list_customers, customers::create_customer))
         .routes(routes!(customers::get_customer, customers::change_customer))
+        .routes(routes!(erasure::erase_customer_data))
         .routes(routes!(keys::list_api_keys, keys::create_api_key))
         .routes(routes!(keys::revoke_api_key))
         .routes(routes!(keys::rotate_api_key))

@@ -22,6 +22,7 @@ use super::problem::ProblemDocument;
         (name = "Consent", description = "A customer's decision: given, changed, withdrawn, read"),
         (name = "Permissions", description = "What is permitted now: the question of the inference path"),
         (name = "Audit", description = "Every change, who made it, and why"),
+        (name = "Audit log", description = "The trail as a transparency log: checkpoints, tiles and proofs in the formats of c2sp.org"),
         (name = "Customers", description = "The customers of the VLA Inference API"),
         (name = "API keys", description = "Who may call"),
         (name = "Service", description = "Health, metrics and documentation; no key needed"),
@@ -147,6 +148,11 @@ pub fn document() -> Document {
 /// The document as JSON, in which a parameter is absent or has a value, but is never null.
 pub fn json() -> Value {
     let mut document = serde_json::to_value(document()).unwrap_or_default();
+    if let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) {
+        // OpenAPI has no name for the rest of a path, slashes and all, as the router has.
+        *paths =
+            std::mem::take(paths).into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    }
     let items =
         document.get_mut("paths").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut);
     let operations = items.filter_map(Value::as_object_mut).flat_map(Map::values_mut);

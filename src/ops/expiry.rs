@@ -3,15 +3,20 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::domain::expire;
+use crate::domain::{WriterKey, expire};
 use crate::error::Error;
+use crate::ops::log::vouching;
 use crate::store::consents::{self, Attribution};
 use crate::store::{Store, maintenance};
 
 const BATCH: i64 = 200;
 
 /// Records all expiries that are due and returns how many; `None` when another replica is at it.
-pub async fn sweep(store: &Store, now: DateTime<Utc>) -> Result<Option<u64>, Error> {
+pub async fn sweep(
+    store: &Store,
+    writer: Option<&WriterKey>,
+    now: DateTime<Utc>,
+) -> Result<Option<u64>, Error> {
     let by = Attribution { changed_by: "system:expiry".to_owned(), ..Attribution::default() };
     let mut recorded = 0;
     loop {
@@ -21,9 +26,11 @@ pub async fn sweep(store: &Store, now: DateTime<Utc>) -> Result<Option<u64>, Err
         }
         let due = consents::lock_due(&mut transaction, now, BATCH).await?;
         let mut written = 0;
-        for record in &due {
-            if let Some(change) = expire(record, now) {
-                consents::write(&mut transaction, record.customer_id, &change, &by).await?;
+        for locked in &due {
+            if let Some(change) = expire(&locked.record, now) {
+                let vouched = writer.map(|key| vouching::change(key, locked, &change, &by)).transpose()?;
+                let vouching = vouched.as_ref().map(|vouched| &vouched.vouching);
+                consents::write(&mut transaction, locked, &change, &by, vouching).await?;
                 written += 1;
             }
         }

@@ -2,6 +2,8 @@
 
 pub mod consents;
 pub mod customers;
+pub mod erasure;
 pub mod expiry;
 pub mod idempotency;
 pub mod keys;
+pub mod log;

@@ -28,7 +28,7 @@ pub mod server;
 use account::Account;
 use creation::{OWNER, SERVICE};
 use launch::Launcher;
-use place::Place;
+use place::{Passwords, Place};
 use programs::Programs;
 use server::Server;
 
@@ -91,6 +91,12 @@ fn prepare(settings: &Settings) -> Result<Launcher, StartError> {
     account.check_reach(&programs.program("postgres"), &place.directory)?;
     let passwords =
         if place.exists()? { place.passwords()? } else { creation::create(&place, &programs, &account)? };
+    let (owner, service) = logins(&place, &passwords);
+    Ok(Launcher { owner, service, place, programs, account, _lock: lock })
+}
+
+/// How the owner and the service log in.
+fn logins(place: &Place, passwords: &Passwords) -> (PgConnectOptions, PgConnectOptions) {
     let options = |user: &str, password: &str| {
         PgConnectOptions::new_without_pgpass()
             .socket(&place.directory)
@@ -101,14 +107,18 @@ fn prepare(settings: &Settings) -> Result<Launcher, StartError> {
             .ssl_mode(PgSslMode::Disable)
             .application_name("consentd")
     };
-    Ok(Launcher {
-        owner: options(OWNER, passwords.owner.reveal()),
-        service: options(SERVICE, passwords.service.reveal()),
-        place,
-        programs,
-        account,
-        _lock: lock,
-    })
+    (options(OWNER, passwords.owner.reveal()), options(SERVICE, passwords.service.reveal()))
+}
+
+/// How to log in to the cluster of a service that is running on the data directory; `None` if none is.
+pub fn logins_of_running(
+    settings: &Settings,
+) -> Result<Option<(PgConnectOptions, PgConnectOptions)>, StartError> {
+    let place = Place::below(&settings.data_dir)?;
+    if !place.exists()? || !place.is_claimed()? {
+        return Ok(None);
+    }
+    Ok(Some(logins(&place, &place.passwords()?)))
 }
 
 /// Keeps the server running until it is asked to stop, or the [`Cluster`] is dropped.

@@ -118,6 +118,16 @@ impl Place {
         Ok(lock)
     }
 
+    /// Whether a service runs here.
+    pub fn is_claimed(&self) -> Result<bool, StartError> {
+        let path = self.data_dir.join("lock");
+        match File::open(&path) {
+            Ok(lock) => Ok(matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(refusal("read", &path, &error)),
+        }
+    }
+
     pub fn passwords(&self) -> Result<Passwords, StartError> {
         let file = self.password_file();
         let text = match fs::read_to_string(&file) {

@@ -7,7 +7,9 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::Store;
-use crate::domain::{AnonymizationLevel, Change, ConsentRecord, ConsentState, ConsentStatus, ConsentTier};
+use crate::domain::{
+    AnonymizationLevel, Change, ConsentRecord, ConsentState, ConsentStatus, ConsentTier, PersonalField,
+};
 use crate::error::Error;
 
 /// Who changes something, from where, and why: what the audit entry keeps beside the change.
@@ -157,13 +159,21 @@ impl Store {
     }
 }
 
-/// The consent as it stands, locked until the transaction ends; `None` for an unknown customer.
+/// A consent which is locked until the transaction ends, and the id that its next audit entry gets.
+#[derive(Clone, Debug)]
+pub struct Locked {
+    pub record: ConsentRecord,
+    /// Drawn after the lock was had: of one customer's entries, the later one has the greater id.
+    pub next_audit_id: i64,
+}
+
+/// The consent as it stands, locked; `None` for an unknown customer.
 ///
 /// `for update` cannot lock a row that is not there yet, so the default row is made first: of two first grants at once,
 /// the second waits for the first.
-pub async fn lock(connection: &mut PgConnection, customer_id: Uuid) -> Result<Option<ConsentRecord>, Error> {
-    if let Some(record) = lock_existing(connection, customer_id).await? {
-        return Ok(Some(record));
+pub async fn lock(connection: &mut PgConnection, customer_id: Uuid) -> Result<Option<Locked>, Error> {
+    if let Some(locked) = lock_existing(connection, customer_id).await? {
+        return Ok(Some(locked));
     }
     let made = sqlx::query!(
         r#"
@@ -183,54 +193,108 @@ pub async fn lock(connection: &mut PgConnection, customer_id: Uuid) -> Result<Op
     }
 }
 
-async fn lock_existing(
-    connection: &mut PgConnection,
-    customer_id: Uuid,
-) -> Result<Option<ConsentRecord>, Error> {
-    let record = sqlx::query_as!(
-        ConsentRecord,
+async fn lock_existing(connection: &mut PgConnection, customer_id: Uuid) -> Result<Option<Locked>, Error> {
+    let locked = sqlx::query_as!(
+        LockedRow,
         r#"
-        select customer_id, consent_tier, can_store_images, can_store_embeddings, can_use_for_training,
-          anonymization_level, policy_version, consent_granted_at,
-          case when version > 0 then consent_updated_at end as "consent_updated_at?",
-          expires_at, version, audit_id
-        from vlaapi.customer_data_consent
-        where customer_id = $1
-        for update
+        with locked as materialized (
+          select customer_id, consent_tier, can_store_images, can_store_embeddings, can_use_for_training,
+            anonymization_level, policy_version, consent_granted_at,
+            case when version > 0 then consent_updated_at end as consent_updated_at, expires_at, version, audit_id
+          from vlaapi.customer_data_consent
+          where customer_id = $1
+          for update
+        )
+        select customer_id as "customer_id!", consent_tier as "consent_tier!: ConsentTier",
+          can_store_images as "can_store_images!", can_store_embeddings as "can_store_embeddings!",
+          can_use_for_training as "can_use_for_training!",
+          anonymization_level as "anonymization_level!: AnonymizationLevel", policy_version, consent_granted_at,
+          consent_updated_at, expires_at, version as "version!", audit_id,
+          nextval('vlaapi.customer_consent_audit_audit_id_seq') as "next_audit_id!"
+        from locked
         "#,
         customer_id,
     )
     .fetch_optional(connection)
     .await?;
-    Ok(record)
+    Ok(locked.map(Into::into))
 }
 
-/// Writes a change and its audit entry in one statement, and returns the entry's id. The row must be locked.
+struct LockedRow {
+    customer_id: Uuid,
+    consent_tier: ConsentTier,
+    can_store_images: bool,
+    can_store_embeddings: bool,
+    can_use_for_training: bool,
+    anonymization_level: AnonymizationLevel,
+    policy_version: Option<String>,
+    consent_granted_at: Option<DateTime<Utc>>,
+    consent_updated_at: Option<DateTime<Utc>>,
+    expires_at: Option<DateTime<Utc>>,
+    version: i32,
+    audit_id: Option<i64>,
+    next_audit_id: i64,
+}
+
+impl From<LockedRow> for Locked {
+    fn from(row: LockedRow) -> Self {
+        Self {
+            record: ConsentRecord {
+                customer_id: row.customer_id,
+                consent_tier: row.consent_tier,
+                can_store_images: row.can_store_images,
+                can_store_embeddings: row.can_store_embeddings,
+                can_use_for_training: row.can_use_for_training,
+                anonymization_level: row.anonymization_level,
+                policy_version: row.policy_version,
+                consent_granted_at: row.consent_granted_at,
+                consent_updated_at: row.consent_updated_at,
+                expires_at: row.expires_at,
+                version: row.version,
+                audit_id: row.audit_id,
+            },
+            next_audit_id: row.next_audit_id,
+        }
+    }
+}
+
+/// What the service says of an entry that it writes, so that the log can tell it from anybody else's.
+#[derive(Clone, Debug)]
+pub struct Vouching {
+    pub salts: [Option<Vec<u8>>; 5],
+    pub mac: Vec<u8>,
+}
+
+/// Writes a change, its audit entry and the sealer's queue in one statement. The row must be locked. Only a service that
+/// is measured without its log has nothing to say of the entry.
 pub async fn write(
     connection: &mut PgConnection,
-    customer_id: Uuid,
+    locked: &Locked,
     change: &Change,
     by: &Attribution,
-) -> Result<i64, Error> {
+    vouching: Option<&Vouching>,
+) -> Result<(), Error> {
     let state = &change.current;
-    let audit_id = sqlx::query_scalar!(
+    let salts = vouching.map(|vouching| &vouching.salts);
+    let salt = |field: PersonalField| salts.and_then(|salts| salts[field as usize].as_deref());
+    sqlx::query!(
         r#"
         with entry as (
           insert into vlaapi.customer_consent_audit
             (customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, on_behalf_of,
-             change_reason, timestamp, ip_address, user_agent, request_id)
-          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-          returning audit_id
+             change_reason, timestamp, ip_address, user_agent, request_id, audit_id, changed_by_salt, on_behalf_of_salt,
+             change_reason_salt, ip_address_salt, user_agent_salt, mac)
+          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $23, $24, $25, $26, $27, $28, $29)
+        ), queued as (
+          insert into vlaapi.audit_pending (audit_id) select $23 where $29::bytea is not null
         )
         update vlaapi.customer_data_consent
         set consent_tier = $5, can_store_images = $15, can_store_embeddings = $16, can_use_for_training = $17,
           anonymization_level = $18, policy_version = $19, expires_at = $20, consent_granted_at = $21,
-          consent_updated_at = $11, version = $3, expiry_recorded = $22,
-          audit_id = (select audit_id from entry)
+          consent_updated_at = $11, version = $3, expiry_recorded = $22, audit_id = $23
         where customer_id = $1
-        returning audit_id as "audit_id!"
         "#,
-        customer_id,
+        locked.record.customer_id,
         change.action.as_str(),
         change.version,
         change.previous.as_ref().map(|previous| previous.consent_tier.as_str()),
@@ -252,10 +316,17 @@ pub async fn write(
         state.expires_at,
         state.consent_granted_at,
         change.expiry_recorded,
+        locked.next_audit_id,
+        salt(PersonalField::ChangedBy),
+        salt(PersonalField::OnBehalfOf),
+        salt(PersonalField::ChangeReason),
+        salt(PersonalField::IpAddress),
+        salt(PersonalField::UserAgent),
+        vouching.map(|vouching| vouching.mac.as_slice()),
     )
-    .fetch_one(connection)
+    .execute(connection)
     .await?;
-    Ok(audit_id)
+    Ok(())
 }
 
 /// Locks up to `limit` consents whose end has come and is not yet in the trail, skipping those which others hold.
@@ -263,23 +334,31 @@ pub async fn lock_due(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
     limit: i64,
-) -> Result<Vec<ConsentRecord>, Error> {
-    let records = sqlx::query_as!(
-        ConsentRecord,
+) -> Result<Vec<Locked>, Error> {
+    let due = sqlx::query_as!(
+        LockedRow,
         r#"
-        select customer_id, consent_tier, can_store_images, can_store_embeddings, can_use_for_training,
-          anonymization_level, policy_version, consent_granted_at, consent_updated_at as "consent_updated_at?",
-          expires_at, version, audit_id
-        from vlaapi.customer_data_consent
-        where expires_at <= $1 and not expiry_recorded and consent_tier <> 'none'
-        order by expires_at
-        limit $2
-        for update skip locked
+        with locked as materialized (
+          select customer_id, consent_tier, can_store_images, can_store_embeddings, can_use_for_training,
+            anonymization_level, policy_version, consent_granted_at, consent_updated_at, expires_at, version, audit_id
+          from vlaapi.customer_data_consent
+          where expires_at <= $1 and not expiry_recorded and consent_tier <> 'none'
+          order by expires_at
+          limit $2
+          for update skip locked
+        )
+        select customer_id as "customer_id!", consent_tier as "consent_tier!: ConsentTier",
+          can_store_images as "can_store_images!", can_store_embeddings as "can_store_embeddings!",
+          can_use_for_training as "can_use_for_training!",
+          anonymization_level as "anonymization_level!: AnonymizationLevel", policy_version, consent_granted_at,
+          consent_updated_at, expires_at, version as "version!", audit_id,
+          nextval('vlaapi.customer_consent_audit_audit_id_seq') as "next_audit_id!"
+        from locked
         "#,
         now,
         limit,
     )
     .fetch_all(connection)
     .await?;
-    Ok(records)
+    Ok(due.into_iter().map(Into::into).collect())
 }

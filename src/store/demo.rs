@@ -8,6 +8,7 @@ use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Encode, Postgres};
 
 use crate::domain::{AuditEntry, ConsentRecord, ConsentTier, Customer};
+use crate::store::consents::Vouching;
 
 /// Other writers wait until the load is done: the entries' ids have no gap, and follow their times.
 pub async fn lock(tx: &mut PgConnection) -> sqlx::Result<()> {
@@ -107,19 +108,24 @@ pub async fn copy_customers(
     rows.finish().await
 }
 
-/// Calls `loaded` after each entry.
+/// Entries, each with what the service has to say of it, if it has a log. Calls `loaded` after each.
 pub async fn copy_entries(
     tx: &mut PgConnection,
-    entries: impl Iterator<Item = AuditEntry>,
+    entries: impl Iterator<Item = (AuditEntry, Option<Vouching>)>,
     loaded: impl Fn(),
 ) -> sqlx::Result<u64> {
     let statement = "copy vlaapi.customer_consent_audit
         (audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, on_behalf_of,
-         change_reason, ip_address, user_agent, request_id, timestamp)
+         change_reason, ip_address, user_agent, request_id, timestamp, changed_by_salt, on_behalf_of_salt,
+         change_reason_salt, ip_address_salt, user_agent_salt, mac)
         from stdin (format binary)";
     let mut rows = Rows::begin(tx, statement).await?;
-    for entry in entries {
-        rows.row(15)
+    for (entry, vouching) in entries {
+        let (salts, mac) = match &vouching {
+            Some(vouching) => (vouching.salts.clone(), Some(vouching.mac.as_slice())),
+            None => Default::default(),
+        };
+        rows.row(21)
             .field(entry.audit_id)?
             .field(entry.customer_id)?
             .field(entry.action.as_str())?
@@ -135,11 +141,34 @@ pub async fn copy_entries(
             .field(entry.user_agent.as_deref())?
             .field(entry.request_id.as_deref())?
             .field(entry.timestamp)?
+            .field(salts[0].as_deref())?
+            .field(salts[1].as_deref())?
+            .field(salts[2].as_deref())?
+            .field(salts[3].as_deref())?
+            .field(salts[4].as_deref())?
+            .field(mac)?
             .send_when_full()
             .await?;
         loaded();
     }
     rows.finish().await
+}
+
+/// Queues entries that are vouched for: the others are queued by the database.
+pub async fn queue(tx: &mut PgConnection, first_audit_id: i64, count: i64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into vlaapi.audit_pending (audit_id) select generate_series($1::bigint, $1 + $2 - 1)",
+        first_audit_id,
+        count,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Whether entries are sealed already: then those that come must be vouched for, as the service's are.
+pub async fn has_log(tx: &mut PgConnection) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(r#"select exists (select from vlaapi.audit_logs) as "found!""#).fetch_one(tx).await
 }
 
 /// The consents in which the entries end; the database compares each with its customer's last entry. Of whom nothing

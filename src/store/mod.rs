@@ -11,11 +11,14 @@ pub mod audit;
 pub mod consents;
 pub mod customers;
 pub mod demo;
+pub mod erasure;
 pub mod idempotency;
 pub mod keys;
+pub mod log;
 pub mod maintenance;
 pub mod migrations;
 pub mod schema;
+pub mod verification;
 
 /// How long a request waits for a database connection before it is told that the database is not available.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(500);

@@ -39,6 +39,9 @@ fn body(method: &str, path: &str) -> Option<Value> {
         ("POST", "/v1/permissions/check") => {
             Some(json!({"checks": [{"customer_id": Uuid::new_v4(), "permission": "images"}]}))
         }
+        ("POST", "/v1/customers/{customer_id}/erasure") => {
+            Some(json!({"reason": "a request", "legal_basis": "GDPR Art. 17(1)(b)"}))
+        }
         ("POST", _) => Some(json!({})),
         _ => None,
     }
@@ -57,6 +60,7 @@ async fn the_table_of_routes_and_scopes_is_this() {
         .collect();
     let table: Vec<String> = table.iter().map(|(route, scopes)| format!("{route}: {scopes}")).collect();
     insta::assert_snapshot!(table.join("\n"), @r"
+    /.well-known/consentd-audit.vkey GET: public
     /livez GET: public
     /metrics GET: public
     /openapi.json GET: public
@@ -67,7 +71,12 @@ async fn the_table_of_routes_and_scopes_is_this() {
     /v1/api-keys/{key_id} DELETE: admin
     /v1/api-keys/{key_id}/rotate POST: admin
     /v1/audit GET: audit:read
+    /v1/audit/log/checkpoint GET: public
+    /v1/audit/log/consistency GET: audit:read
+    /v1/audit/log/status GET: audit:read
+    /v1/audit/log/tile/{tile} GET: audit:read
     /v1/audit/{audit_id} GET: audit:read
+    /v1/audit/{audit_id}/proof GET: audit:read
     /v1/consents GET: consent:read
     /v1/customers GET: consent:read or customers:write
     /v1/customers POST: customers:write
@@ -78,6 +87,7 @@ async fn the_table_of_routes_and_scopes_is_this() {
     /v1/customers/{customer_id}/consent PUT: consent:write
     /v1/customers/{customer_id}/consent/audit GET: audit:read
     /v1/customers/{customer_id}/consent/permissions GET: permissions:check or consent:read
+    /v1/customers/{customer_id}/erasure POST: customers:write
     /v1/permissions/check POST: permissions:check or consent:read
     ");
 }
@@ -85,6 +95,7 @@ async fn the_table_of_routes_and_scopes_is_this() {
 #[tokio::test]
 async fn every_route_wants_its_scope_and_no_other_will_do() {
     let service = Service::start().await;
+    service.sealer().await;
     let mut keys = Vec::new();
     for scope in Scope::ALL {
         keys.push((scope, service.key(None, &[scope.as_str()]).await));
@@ -94,6 +105,7 @@ async fn every_route_wants_its_scope_and_no_other_will_do() {
             .replace("{customer_id}", &Uuid::new_v4().to_string())
             .replace("{key_id}", &Uuid::new_v4().to_string())
             .replace("{audit_id}", "1")
+            .replace("{tile}", "entries/000.p/1")
             .replace("{slug}", "internal");
         let call = || {
             let call = service.call(&method, &concrete);

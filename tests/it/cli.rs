@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The commands as a user types them.
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 36] = [
     "serve",
     "healthcheck",
     "migrate",
@@ -28,6 +28,12 @@ const COMMANDS: [&str; 30] = [
     "audit",
     "audit list",
     "audit export",
+    "audit verify",
+    "audit proof",
+    "audit mirror",
+    "audit keygen",
+    "audit new-log",
+    "audit replay-erasures",
     "key",
     "key create",
     "key list",

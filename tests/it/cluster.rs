@@ -231,6 +231,8 @@ impl OwnCluster {
             "create role vlaapi_app nologin".to_owned(),
             "create role consentd_service login".to_owned(),
             "grant vlaapi_app to consentd_service".to_owned(),
+            "create role vlaapi_eraser nologin".to_owned(),
+            "grant vlaapi_eraser to consentd_service".to_owned(),
             format!("create database {database}"),
         ] {
             execute(&mut admin, statement).await;

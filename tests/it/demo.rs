@@ -35,7 +35,9 @@ async fn contents(connection: &mut PgConnection) -> Vec<String> {
     let query = "
         select c::text from (select c as c from vlaapi.customers c order by customer_id) _
         union all
-        select a::text from (select a as a from vlaapi.customer_consent_audit a order by audit_id) _
+        select (to_jsonb(a) - array['changed_by_salt', 'on_behalf_of_salt', 'change_reason_salt', 'ip_address_salt',
+                                    'user_agent_salt'])::text
+        from (select a as a from vlaapi.customer_consent_audit a order by audit_id) _
         union all
         select (to_jsonb(s) - 'consent_id')::text
         from (select s as s from vlaapi.customer_data_consent s order by customer_id) _(s)";

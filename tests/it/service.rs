@@ -7,10 +7,15 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use chrono::{DateTime, TimeDelta, Utc};
+use consentd::domain::WriterKey;
 use consentd::http::limits::Gate;
 use consentd::http::{AppState, Cursors, Rates};
 use consentd::ops;
+use consentd::ops::log::memory::Memory;
+use consentd::ops::log::sealer::Sealer;
+use consentd::ops::log::{LogKeys, LogView, opening};
 use consentd::store::Store;
+use consentd::tlog::SigningKey;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -23,6 +28,12 @@ use crate::cluster::{self, TestDatabase};
 pub struct Service {
     pub router: Router,
     pub store: Store,
+    pub keys: Arc<LogKeys>,
+    pub view: Arc<LogView>,
+    /// How the service logs in.
+    pub login: PgConnectOptions,
+    /// What a replica remembers, its keys in files: all that lies outside the database.
+    pub outside: tempfile::TempDir,
     owner: PgConnectOptions,
     /// Dropped with the service.
     _database: Option<TestDatabase>,
@@ -151,7 +162,14 @@ impl Service {
         .expect("the operator's key is made");
         let secret = store.service_secret("cursor").await.expect("there is a secret");
         let now = Arc::clone(&clock);
+        let keys = Arc::new(LogKeys {
+            writers: vec![WriterKey::new([7; 32])],
+            signers: vec![SigningKey::from_seed([9; 32])],
+        });
+        let view = Arc::new(LogView::default());
         let state = AppState {
+            log_keys: Arc::clone(&keys),
+            log: Arc::clone(&view),
             store: store.clone(),
             clock: Arc::new(move || *now.lock().expect("the clock")),
             cursors: Cursors::new(secret),
@@ -165,6 +183,10 @@ impl Service {
         Self {
             router,
             store,
+            keys,
+            view,
+            login: login.clone(),
+            outside: tempfile::tempdir().expect("a directory can be made"),
             owner,
             _database: None,
             operator: operator.expect("an empty database gets a key"),
@@ -175,6 +197,18 @@ impl Service {
     /// The database, past the service, as its owner.
     pub async fn sql(&self) -> PgPool {
         PgPool::connect_with(self.owner.clone()).await.expect("the database is there")
+    }
+
+    /// A replica's sealer, on a database whose first log it opens.
+    pub async fn sealer(&self) -> Sealer {
+        let now = self.now();
+        let log =
+            opening::open_first(&self.store, &self.keys, "log.example", now).await.expect("a log opens");
+        let memory = Memory::at(self.outside.path().join("audit-checkpoint"));
+        let mut sealer =
+            Sealer::new(self.store.clone(), Arc::clone(&self.keys), Arc::clone(&self.view), memory, &log);
+        sealer.recall(now).await.expect("what was remembered is read");
+        sealer
     }
 
     pub fn now(&self) -> DateTime<Utc> {

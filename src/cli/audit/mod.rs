@@ -1,33 +1,21 @@
-//! `consentd audit …`: the audit trail of a running service.
+//! `consentd audit …`: the audit trail, and the log that proves it.
 
-use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+mod keys;
+mod log;
+mod trail;
+mod verify;
 
-use chrono::{DateTime, Utc};
-use clap::{Args, Subcommand, ValueEnum};
-use ipnetwork::IpNetwork;
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Method, Response};
-use serde::Serialize;
-use uuid::Uuid;
+use clap::{Args, Subcommand};
 
-use super::client::{Client, cause};
-use super::output::{Output, or_dash, time};
-use super::{Failure, instant, one_of};
+use super::Failure;
+use super::client::Client;
 use crate::config::ClientConfig;
-use crate::domain::{AuditAction, AuditEntry, ConsentTier};
 
 #[derive(Args, Debug)]
 #[command(disable_help_subcommand = true)]
 pub struct AuditArgs {
     #[command(subcommand)]
     command: AuditCommand,
-
-    #[command(flatten)]
-    client: ClientConfig,
 }
 
 #[derive(Subcommand, Debug)]
@@ -39,12 +27,9 @@ enum AuditCommand {
         consentd audit list --changed-by key:vla_live_a1b2 --ip 203.0.113.0/24 --json")]
     List {
         #[command(flatten)]
-        filters: Box<Filters>,
-        /// How many to list at most
-        #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        limit: u32,
+        list: trail::ListArgs,
         #[command(flatten)]
-        output: Output,
+        client: ClientConfig,
     },
     /// Export all entries, however many, newest first
     #[command(after_help = "Examples:\n  \
@@ -54,223 +39,63 @@ enum AuditCommand {
         leaves neither.")]
     Export {
         #[command(flatten)]
-        filters: Box<Filters>,
-        /// How the entries are written [default: as the ending of FILE says, else csv]
-        #[arg(long, value_name = "FORMAT", help_heading = "Output")]
-        format: Option<Format>,
-        /// Write to this file [default: the standard output]
-        #[arg(long, short, value_name = "FILE", help_heading = "Output")]
-        output: Option<PathBuf>,
+        export: trail::ExportArgs,
+        #[command(flatten)]
+        client: ClientConfig,
     },
-}
-
-#[derive(Args, Debug, Serialize)]
-#[command(next_help_heading = "Filters")]
-struct Filters {
-    /// Of this customer
-    #[arg(long = "customer", value_name = "CUSTOMER")]
-    #[serde(skip)]
-    customer_id: Option<Uuid>,
-
-    /// Changes of this kind
-    #[arg(long, value_parser = one_of(&AuditAction::ALL, AuditAction::as_str))]
-    action: Option<AuditAction>,
-
-    /// From this instant on: a date (its first moment in UTC) or an RFC 3339 time
-    #[arg(long, value_parser = instant, value_name = "TIME")]
-    since: Option<DateTime<Utc>>,
-
-    /// Before this instant
-    #[arg(long, value_parser = instant, value_name = "TIME")]
-    until: Option<DateTime<Utc>>,
-
-    /// Changes from this tier
-    #[arg(long, value_name = "TIER", value_parser = one_of(&ConsentTier::ALL, ConsentTier::as_str))]
-    previous_tier: Option<ConsentTier>,
-
-    /// Changes to this tier
-    #[arg(long, value_name = "TIER", value_parser = one_of(&ConsentTier::ALL, ConsentTier::as_str))]
-    new_tier: Option<ConsentTier>,
-
-    /// Changes by this principal, e.g. `key:vla_live_a1b2`, `sql:postgres` or `system:expiry`
-    #[arg(long, value_name = "WHO")]
-    changed_by: Option<String>,
-
-    /// Changes that came from this address, or from an address of this CIDR range
-    #[arg(long = "ip", value_name = "CIDR")]
-    ip_address: Option<IpNetwork>,
-
-    /// The change that this request made
-    #[arg(long, value_name = "ID")]
-    request_id: Option<String>,
-}
-
-impl Filters {
-    /// A customer's own key reaches its own trail alone, so that a customer is a path here and not a filter.
-    fn path(&self) -> String {
-        match self.customer_id {
-            Some(customer_id) => format!("/v1/customers/{customer_id}/consent/audit"),
-            None => "/v1/audit".to_owned(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A table for spreadsheets
-    Csv,
-    /// One JSON object a line
-    Ndjson,
-}
-
-impl Format {
-    fn media_type(self) -> &'static str {
-        match self {
-            Self::Csv => "text/csv",
-            Self::Ndjson => "application/x-ndjson",
-        }
-    }
-
-    fn of(file: Option<&Path>) -> Self {
-        match file.and_then(Path::extension).and_then(|ending| ending.to_str()) {
-            Some("ndjson" | "jsonl") => Self::Ndjson,
-            _ => Self::Csv,
-        }
-    }
+    /// Check that nobody changed, removed, added or reordered anything
+    #[command(after_help = verify::HELP)]
+    Verify(Box<verify::VerifyArgs>),
+    /// Fetch an entry's proof, which anybody can check offline
+    #[command(after_help = "Example:\n  \
+        consentd audit proof 4711 --output 4711.tlog-proof\n  \
+        consentd audit verify --proof 4711.tlog-proof --key audit.vkey")]
+    Proof {
+        #[command(flatten)]
+        proof: log::ProofArgs,
+        #[command(flatten)]
+        client: ClientConfig,
+    },
+    /// Copy the log into a directory, for an auditor; what is there already is not fetched again
+    #[command(after_help = "Example:\n  \
+        consentd audit mirror trail/\n  \
+        consentd audit verify --dir trail/ --key audit.vkey --checkpoints last-year.checkpoint")]
+    Mirror {
+        #[command(flatten)]
+        mirror: log::MirrorArgs,
+        #[command(flatten)]
+        client: ClientConfig,
+    },
+    /// Make a key for the log, or change keys
+    #[command(after_help = keys::HELP)]
+    Keygen(keys::KeygenArgs),
+    /// Close a log that cannot go on, and open the next one
+    #[command(
+        after_help = "After a backup was restored, the database shows less than was published: the log is forked, and \
+        nothing is sealed. The new log's first leaf names the last checkpoint of the old one, and says why.\n\n\
+        Example:\n  \
+        consentd audit new-log --reason \"restored the backup of 3 June after a disk failure\""
+    )]
+    NewLog(Box<log::NewLogArgs>),
+    /// Erase again what a restored backup has brought back
+    #[command(
+        after_help = "DIR is a copy of the log from before the restore, which `consentd audit mirror` makes. Only entries \
+        that are the very same as then are touched.\n\n\
+        Example:\n  \
+        consentd audit replay-erasures --from trail/"
+    )]
+    ReplayErasures(Box<log::ReplayArgs>),
 }
 
 pub async fn run(args: AuditArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.client)?;
     match args.command {
-        AuditCommand::List { filters, limit, output } => {
-            let page = client.list(&filters.path(), &filters, limit).await?;
-            output.list(
-                &page,
-                [
-                    "ENTRY",
-                    "TIME",
-                    "ACTION",
-                    "CUSTOMER",
-                    "VERSION",
-                    "FROM",
-                    "TO",
-                    "CHANGED BY",
-                    "ADDRESS",
-                    "REASON",
-                ],
-                || Ok(page.parse()?.into_iter().map(row).collect()),
-            )
-        }
-        AuditCommand::Export { filters, format, output } => {
-            let file = output.as_deref().filter(|file| *file != Path::new("-"));
-            let format = format.unwrap_or_else(|| Format::of(file));
-            let answer = request_export(&client, &filters, format).await?;
-            match file {
-                Some(file) => export_to_file(answer, format, file).await,
-                None => copy(answer, format, &mut io::stdout()).await.map(|_| ()),
-            }
-        }
+        AuditCommand::List { list, client } => trail::list(&Client::new(&client)?, list).await,
+        AuditCommand::Export { export, client } => trail::export(&Client::new(&client)?, export).await,
+        AuditCommand::Verify(args) => verify::run(*args).await,
+        AuditCommand::Proof { proof, client } => log::proof(&Client::new(&client)?, proof).await,
+        AuditCommand::Mirror { mirror, client } => log::mirror(&Client::new(&client)?, mirror).await,
+        AuditCommand::Keygen(args) => keys::run(&args),
+        AuditCommand::NewLog(args) => log::new_log(*args).await,
+        AuditCommand::ReplayErasures(args) => log::replay_erasures(*args).await,
     }
-}
-
-fn row(entry: AuditEntry) -> [String; 10] {
-    [
-        entry.audit_id.to_string(),
-        time(entry.timestamp),
-        entry.action.as_str().to_owned(),
-        entry.customer_id.to_string(),
-        entry.version.to_string(),
-        or_dash(entry.previous_tier.map(ConsentTier::as_str)),
-        entry.new_tier.as_str().to_owned(),
-        or_dash(entry.changed_by),
-        or_dash(entry.ip_address.map(|network| network.ip())),
-        or_dash(entry.change_reason),
-    ]
-}
-
-async fn request_export(client: &Client, filters: &Filters, format: Format) -> Result<Response, Failure> {
-    let request =
-        client.request(Method::GET, &filters.path()).query(filters).header(ACCEPT, format.media_type());
-    let answer = client.send(request).await?;
-    let media_type =
-        answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if media_type.starts_with(format.media_type()) {
-        Ok(answer)
-    } else {
-        Err(Failure::new(format!(
-            "the service answered \"{}\" where {} was asked for",
-            super::output::printable(media_type),
-            format.media_type()
-        )))
-    }
-}
-
-/// A file with the name that was asked for is always a whole export.
-async fn export_to_file(answer: Response, format: Format, file: &Path) -> Result<(), Failure> {
-    let mut partial = OsString::from(file);
-    partial.push(".part");
-    let partial = PathBuf::from(partial);
-    let unwritable = |error: io::Error| Failure::new(format!("cannot write {}: {error}", file.display()));
-    // It holds names and addresses: for its owner's eyes.
-    let mut target = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&partial)
-        .map_err(unwritable)?;
-    let copied = tokio::select! {
-        copied = copy(answer, format, &mut target) => copied,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted: nothing was kept")),
-    };
-    let kept = copied.and_then(|bytes| {
-        keep(&target, &partial, file)?;
-        Ok(bytes)
-    });
-    match kept {
-        Ok(bytes) => {
-            eprintln!("{}: {bytes} bytes", file.display());
-            Ok(())
-        }
-        Err(failure) => {
-            // The failure is what the user must hear of; a leftover is named .part and overwritten by the next export.
-            let _ = std::fs::remove_file(&partial);
-            Err(match failure {
-                Failure::Output(error) => unwritable(error),
-                failure => failure,
-            })
-        }
-    }
-}
-
-fn keep(target: &File, partial: &Path, file: &Path) -> io::Result<()> {
-    target.sync_all()?;
-    std::fs::rename(partial, file)
-}
-
-/// Copies the export as it comes, and makes sure that its end came too.
-async fn copy(mut answer: Response, format: Format, target: &mut impl Write) -> Result<u64, Failure> {
-    let mut bytes = 0;
-    let mut last = None;
-    loop {
-        match answer.chunk().await {
-            Ok(Some(chunk)) => {
-                target.write_all(&chunk)?;
-                bytes += chunk.len() as u64;
-                last = chunk.last().copied().or(last);
-            }
-            Ok(None) => break,
-            Err(error) => return Err(broken_off(bytes, &cause(&error))),
-        }
-    }
-    target.flush()?;
-    // Both formats end each line, and CSV has a header even where there is no entry.
-    match (last, format) {
-        (Some(b'\n'), _) | (None, Format::Ndjson) => Ok(bytes),
-        _ => Err(broken_off(bytes, "its last line has no end")),
-    }
-}
-
-fn broken_off(bytes: u64, why: &str) -> Failure {
-    Failure::new(format!("the export broke off after {bytes} bytes and is not complete: {why}"))
 }

@@ -1,8 +1,10 @@
 //! A customer's consent: given, read, withdrawn, listed.
 
+use std::sync::Arc;
+
 use axum::extract::{OriginalUri, State};
 use axum::http::header::ETAG;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -15,13 +17,14 @@ use crate::domain::{
     Proposal,
 };
 use crate::error::Error;
-use crate::http::extract::{Body, Caller, JsonBody, NoBody, Origin, PathId, etag, not_modified};
+use crate::http::extract::{Body, Caller, ChangeHeaders, JsonBody, NoBody, PathId, etag, not_modified};
 use crate::http::input::{Fields, Params, boolean, choice, string, text, time, uuid};
 use crate::http::problem::Problem;
 use crate::http::spec::{ReadProblems, WriteProblems};
 use crate::http::{AppState, detached};
 use crate::ops;
 use crate::ops::consents::{Decision, Outcome};
+use crate::ops::log::receipt;
 use crate::store::consents::{Attribution, ConsentFilter};
 
 /// How far in the future `as_of` may lie: clocks differ a little.
@@ -95,6 +98,21 @@ impl ConsentDecision {
     }
 }
 
+/// A consent as a write answers it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Receipted {
+    #[serde(flatten)]
+    consent: ConsentView,
+    /// With `Prefer: receipt`, if something was recorded: the audit log's signed promise (C2SP signed-note) that the entry
+    /// will be in it. Its text is `consentd receipt v1`, the log's origin, the `audit_id` and the leaf's hash, a line each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    receipt: Option<String>,
+}
+
+/// RFC 7240, section 3.
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
 fn record_answer(record: ConsentRecord, status: StatusCode, now: DateTime<Utc>) -> Response {
     let tag = etag(record.version);
     let mut response = answer(status, &record.view(now));
@@ -108,14 +126,27 @@ async fn decide(
     decision: Decision,
     precondition: Precondition,
     by: Attribution,
+    receipt_wanted: bool,
     now: DateTime<Utc>,
 ) -> Result<Response, Problem> {
-    let store = state.store.clone();
-    let Outcome { record, created } = detached(async move {
-        ops::consents::apply(&store, customer_id, &decision, &precondition, &by, now).await
+    let (store, keys) = (state.store.clone(), Arc::clone(&state.log_keys));
+    let Outcome { record, created, leaf } = detached(async move {
+        ops::consents::apply(&store, keys.writers.first(), customer_id, &decision, &precondition, &by, now)
+            .await
     })
     .await?;
-    Ok(record_answer(record, if created { StatusCode::CREATED } else { StatusCode::OK }, now))
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let promised = leaf.filter(|_| receipt_wanted).zip(record.audit_id);
+    let receipt = promised
+        .and_then(|(leaf, audit_id)| receipt::sign(&state.log_keys, &state.log.get(), audit_id, &leaf));
+    let Some(receipt) = receipt else {
+        return Ok(record_answer(record, status, now));
+    };
+    let tag = etag(record.version);
+    let mut response = answer(status, &Receipted { consent: record.view(now), receipt: Some(receipt) });
+    response.headers_mut().insert(ETAG, tag);
+    response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("receipt"));
+    Ok(response)
 }
 
 /// Give or change a consent
@@ -130,11 +161,12 @@ async fn decide(
         ("customer_id" = Uuid, Path, description = "The customer"),
         ("If-Match" = Option<String>, Header, description = "Only if the consent is at this version, e.g. `\"3\"`; `*`: only if something was recorded", min_length = 1, pattern = r#"^(\*|(W/)?"[0-9]+"(, ?(W/)?"[0-9]+")*)$"#, example = "\"3\""),
         ("If-None-Match" = Option<String>, Header, description = "`*`: only if nothing was ever recorded", pattern = r"^\*$", min_length = 1),
+        ("Prefer" = Option<String>, Header, description = "`receipt`: answer with a signed receipt for the audit entry", example = "receipt"),
     ),
     request_body = ConsentDecision,
     responses(
-        (status = 200, description = "The consent as it now stands", body = ConsentView, headers(("ETag" = String, description = "The version, in quotes"))),
-        (status = 201, description = "The customer's first consent", body = ConsentView, headers(("ETag" = String, description = "The version, in quotes"))),
+        (status = 200, description = "The consent as it now stands", body = Receipted, headers(("ETag" = String, description = "The version, in quotes"), ("Preference-Applied" = String, description = "`receipt`, if there is one"))),
+        (status = 201, description = "The customer's first consent", body = Receipted, headers(("ETag" = String, description = "The version, in quotes"), ("Preference-Applied" = String, description = "`receipt`, if there is one"))),
         WriteProblems,
         crate::http::spec::UnknownCustomer,
         crate::http::spec::VersionMoved,
@@ -146,16 +178,15 @@ pub async fn put_consent(
     caller: Caller,
     PathId(customer_id): PathId,
     params: Params,
-    precondition: Precondition,
-    origin: Origin,
+    headers: ChangeHeaders,
     body: JsonBody<ConsentDecision>,
 ) -> Result<Response, Problem> {
     params.finish()?;
     caller.must_reach(customer_id)?;
     let now = (state.clock)();
     let consent = body.value.consent(now)?;
-    let by = origin.attribution(body.value.on_behalf_of, body.value.reason);
-    decide(state, customer_id, Decision::Put(consent), precondition, by, now).await
+    let by = headers.origin.attribution(body.value.on_behalf_of, body.value.reason);
+    decide(state, customer_id, Decision::Put(consent), headers.precondition, by, headers.receipt, now).await
 }
 
 /// Read a consent
@@ -219,9 +250,10 @@ pub async fn get_consent(
         ("reason" = Option<String>, Query, description = "Why; kept in the audit entry", max_length = 1000),
         ("on_behalf_of" = Option<String>, Query, description = "The person whom the caller serves; kept in the audit entry", max_length = 255),
         ("If-Match" = Option<String>, Header, description = "Only if the consent is at this version, e.g. `\"3\"`", min_length = 1, pattern = r#"^(\*|(W/)?"[0-9]+"(, ?(W/)?"[0-9]+")*)$"#, example = "\"3\""),
+        ("Prefer" = Option<String>, Header, description = "`receipt`: answer with a signed receipt for the audit entry", example = "receipt"),
     ),
     responses(
-        (status = 200, description = "The consent as it now stands", body = ConsentView, headers(("ETag" = String, description = "The version, in quotes"))),
+        (status = 200, description = "The consent as it now stands", body = Receipted, headers(("ETag" = String, description = "The version, in quotes"), ("Preference-Applied" = String, description = "`receipt`, if there is one"))),
         ReadProblems,
         crate::http::spec::UnknownCustomer,
         crate::http::spec::VersionMoved,
@@ -234,16 +266,15 @@ pub async fn withdraw_consent(
     caller: Caller,
     PathId(customer_id): PathId,
     mut params: Params,
-    precondition: Precondition,
-    origin: Origin,
+    headers: ChangeHeaders,
     _: NoBody,
 ) -> Result<Response, Problem> {
     let reason = params.take("reason", text(1000));
     let on_behalf_of = params.take("on_behalf_of", text(255));
     params.finish()?;
     caller.must_reach(customer_id)?;
-    let (now, by) = ((state.clock)(), origin.attribution(on_behalf_of, reason));
-    decide(state, customer_id, Decision::Withdraw, precondition, by, now).await
+    let (now, by) = ((state.clock)(), headers.origin.attribution(on_behalf_of, reason));
+    decide(state, customer_id, Decision::Withdraw, headers.precondition, by, headers.receipt, now).await
 }
 
 /// Which consents to list.

@@ -16,9 +16,12 @@ use super::input::{Params, number};
 pub mod audit;
 pub mod consent;
 pub mod customers;
+pub mod erasure;
 pub mod export;
 pub mod keys;
+pub mod log;
 pub mod permissions;
+pub mod proof;
 pub mod service;
 
 /// A JSON answer.

@@ -37,7 +37,14 @@ pub struct Dependency {
     #[schema(example = "database")]
     name: &'static str,
     condition: Condition,
+    /// What is wrong with it; absent while it is up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    detail: Option<&'static str>,
 }
+
+const FORKED: &str =
+    "forked: the database contradicts a checkpoint that was published, and nothing is sealed any more";
 
 /// Is the process alive?
 ///
@@ -50,7 +57,7 @@ pub async fn livez() -> &'static str {
 /// Should requests be sent here?
 ///
 /// Not before the first connection to a migrated database, and not while stopping. Stays 200 when the database is gone
-/// later, naming it: another instance would not answer either.
+/// later, or the audit log is forked, naming it: another instance would be no better off.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -63,10 +70,15 @@ pub async fn livez() -> &'static str {
 )]
 pub async fn readyz(State(state): State<AppState>) -> Response {
     let condition = if state.store.ping().await.is_ok() { Condition::Up } else { Condition::Down };
+    let log = state.log.get();
+    let sealed = if log.fork.is_none() { Condition::Up } else { Condition::Down };
     let ready = state.ready.load(std::sync::atomic::Ordering::Relaxed);
     let health = Health {
         status: if ready { "ready" } else { "not ready" },
-        dependencies: vec![Dependency { name: "database", condition }],
+        dependencies: vec![
+            Dependency { name: "database", condition, detail: None },
+            Dependency { name: "audit_log", condition: sealed, detail: log.fork.map(|_| FORKED) },
+        ],
     };
     answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &health)
 }

@@ -41,7 +41,7 @@ async fn a_migration_that_does_not_exist_is_refused() {
     let database = Database::empty().await;
     let refused = migrate(&database, &["up", "--to", "77"]);
     assert!(!refused.status.success());
-    assert!(err(&refused).contains("there is no migration 77: this program knows 1 to 5"));
+    assert!(err(&refused).contains("there is no migration 77: this program knows 1 to 6"));
 }
 
 #[tokio::test]
@@ -60,16 +60,16 @@ async fn down_asks_and_without_a_terminal_wants_yes() {
     let refused = migrate(&database, &["down"]);
     assert!(!refused.status.success());
     assert!(
-        err(&refused).contains("rolling back 005_service_tables.down.sql destroys data: say --yes"),
+        err(&refused).contains("rolling back 006_audit_log.down.sql destroys data: say --yes"),
         "{}",
         err(&refused)
     );
     assert_eq!(database.schema(), before);
 
     let done = out(&migrate(&database, &["down", "--yes"]));
-    assert!(done.starts_with("ran 005_service_tables.down.sql in "), "{done}");
+    assert!(done.starts_with("ran 006_audit_log.down.sql in "), "{done}");
     let done = out(&migrate(&database, &["down", "--to", "0", "--yes"]));
-    assert_eq!(done.lines().count(), 4);
+    assert_eq!(done.lines().count(), 5);
     let empty = migrate(&database, &["down", "--yes"]);
     assert!(err(&empty).contains("there is nothing to roll back"));
 }
@@ -81,7 +81,7 @@ async fn status_lists_every_migration() {
     let listed = out(&migrate(&database, &["status"]));
     assert!(listed.contains("003_add_customer_data_consent.up.sql"), "{listed}");
     assert_eq!(listed.matches(" applied ").count(), 3, "{listed}");
-    assert_eq!(listed.matches(" pending").count(), 2, "{listed}");
+    assert_eq!(listed.matches(" pending").count(), 3, "{listed}");
 
     let json = out(&migrate(&database, &["status", "--json"]));
     let list: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -89,8 +89,8 @@ async fn status_lists_every_migration() {
     assert_eq!(list[0]["state"], "applied");
     assert_eq!(list[0]["applied_by"], env!("CARGO_PKG_VERSION"));
     assert!(list[0]["applied_at"].is_string());
-    assert_eq!(list[4]["state"], "pending");
-    assert!(list[4]["applied_at"].is_null());
+    assert_eq!(list[5]["state"], "pending");
+    assert!(list[5]["applied_at"].is_null());
 }
 
 #[tokio::test]

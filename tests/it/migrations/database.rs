@@ -10,7 +10,7 @@ use consentd::store::migrations;
 
 use crate::cluster::{TestDatabase, empty_database};
 
-pub const LAST: i64 = 5;
+pub const LAST: i64 = 6;
 
 pub struct Database {
     pub options: PgConnectOptions,
@@ -196,6 +196,27 @@ pub async fn fill(database: &Database, version: i64) {
              insert into vlaapi.idempotent_answers
                (key_id, idempotency_key_hash, request_hash, sealed_answer, created_at)
              select key_id, '\\x01', '\\x02', '\\x03', now() from key"
+        }
+        6 => {
+            "insert into vlaapi.audit_events (kind, customer_id, details, timestamp)
+             values ('pii.erased', '{customer}', '{}', now());
+             insert into vlaapi.audit_logs (log_id, origin, verifier_keys, opened_at)
+             select count(*) + 1, 'log.example/audit/' || count(*) + 1, '{}', now() from vlaapi.audit_logs
+             where not exists (select from vlaapi.audit_logs where closed_at is null);
+             insert into vlaapi.audit_writer_keys (fingerprint) values (vlaapi.random_salt());
+             insert into vlaapi.audit_leaves (log_id, leaf_index, audit_id, leaf_hash, leaf)
+             select 1, count(*), count(*), sha256('a'), 'a' from vlaapi.audit_leaves;
+             insert into vlaapi.audit_nodes (log_id, level, node_index, hash)
+             select 1, 1, count(*), sha256('b') from vlaapi.audit_nodes;
+             insert into vlaapi.audit_checkpoints (log_id, tree_size, note, signed_at)
+             select 1, count(*), 'a note', now() from vlaapi.audit_checkpoints;
+             insert into vlaapi.audit_cosignatures (log_id, tree_size, witness, signature, added_at)
+             select 1, count(*), 'a witness', 'a line', now() from vlaapi.audit_cosignatures;
+             insert into vlaapi.audit_quarantine (audit_id, reason, found_at)
+             select count(*), 'a reason', now() from vlaapi.audit_quarantine;
+             insert into vlaapi.audit_erasures (audit_id) select count(*) from vlaapi.audit_erasures;
+             insert into vlaapi.audit_verifications (log_id, tree_size, started_at, took_ms, result, findings)
+             values (1, 1, now(), 1, 'clean', '[]')"
         }
         _ => panic!("migration {version} has no rows here"),
     };

@@ -1,0 +1,99 @@
+//! Carries out erasures once they are sealed, erases what has reached its age, and rids the files of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use sqlx::postgres::PgConnectOptions;
+use tokio_util::sync::CancellationToken;
+
+use super::{Database, clock, every};
+use crate::config::audit;
+use crate::error::StartError;
+use crate::ops::erasure::{Retention, carry_out};
+use crate::ops::log::LogKeys;
+use crate::store::Store;
+use crate::store::erasure::{self, Vacuumed, vacuum};
+
+/// How soon a sealed erasure is carried out.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Erasures come in bursts: the files are seen to when this has passed since the last one.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Sees to it that the service's role can erase, where that is possible.
+pub async fn may_erase(store: &Store, database: &Database) -> Result<(), StartError> {
+    let failed = |error| StartError::new(format!("cannot read the database: {error}"));
+    if store.may_erase().await.map_err(failed)? {
+        return Ok(());
+    }
+    let service = database.service.get_username();
+    if let Err(error) = erasure::let_erase(&database.owner, service).await {
+        tracing::warn!(
+            %error,
+            "personal data cannot be erased: as a superuser, GRANT vlaapi_eraser TO {service}"
+        );
+    }
+    Ok(())
+}
+
+/// Until it is time to stop: carries out what is sealed, and sees to the files once that is done.
+pub async fn erase(store: Store, owner: PgConnectOptions, stop: CancellationToken) {
+    let mut erased_at = None;
+    loop {
+        match carry_out(&store, clock()).await {
+            Ok(0) => {}
+            Ok(erasures) => {
+                tracing::info!(erasures, "erased personal fields");
+                erased_at = Some(tokio::time::Instant::now());
+            }
+            Err(error) => tracing::error!(
+                %error,
+                "personal fields could not be erased; it is tried again. The role as which the service logs in must be a \
+                 member of vlaapi_eraser"
+            ),
+        }
+        if erased_at.is_some_and(|at| at.elapsed() >= QUIET) {
+            erased_at = None;
+            match vacuum(&owner).await {
+                Ok(Vacuumed::Rewritten) => tracing::info!("what was erased is gone from the tables' files"),
+                Ok(Vacuumed::Freed) => tracing::warn!(
+                    "a table is too large to be written anew now: its free space may hold what was erased until it is used \
+                     again; run VACUUM FULL vlaapi.customer_consent_audit in a quiet hour"
+                ),
+                Err(error) => tracing::warn!(
+                    %error,
+                    "what was erased is still in the tables' files: run VACUUM FULL on customer_consent_audit, \
+                     audit_events and customers as their owner"
+                ),
+            }
+        }
+        if !every(INTERVAL, &stop).await {
+            return;
+        }
+    }
+}
+
+/// Once an hour: fields that have reached their age.
+pub async fn retain(
+    store: Store,
+    keys: Arc<LogKeys>,
+    policies: Vec<audit::Retention>,
+    stop: CancellationToken,
+) {
+    let mut policies: Vec<Retention> = policies
+        .iter()
+        .map(|policy| Retention::new(policy.field, TimeDelta::days(i64::from(policy.days))))
+        .collect();
+    loop {
+        for policy in &mut policies {
+            match policy.log(&store, &keys, clock()).await {
+                Ok(0) => {}
+                Ok(entries) => tracing::info!(entries, "personal fields have reached their age"),
+                Err(error) => tracing::warn!(%error, "retention failed; the next hour tries again"),
+            }
+        }
+        if !every(Duration::from_hours(1), &stop).await {
+            return;
+        }
+    }
+}

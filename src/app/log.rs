@@ -1,0 +1,102 @@
+//! What goes on beside the requests for the audit log: sealing, publishing, erasing, verifying.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::keys::KeyPaths;
+use super::publication::Publication;
+use super::{clock, every};
+use crate::config::audit::AuditConfig;
+use crate::error::{Error, StartError};
+use crate::ops::log::memory::Memory;
+use crate::ops::log::sealer::{self, Sealer};
+use crate::ops::log::{LogKeys, LogView, opening};
+use crate::store::Store;
+use crate::telemetry;
+
+/// Between two rounds of a sealer that has nothing to do.
+const INTERVAL: Duration = Duration::from_millis(400);
+
+/// The audit log of a running service.
+#[derive(Debug)]
+pub struct Log {
+    pub keys: Arc<LogKeys>,
+    pub view: Arc<LogView>,
+    sealer: Option<Sealer>,
+}
+
+/// The file in which a replica remembers the largest checkpoint that it saw.
+pub fn memory(data_dir: &Path) -> Memory {
+    Memory::at(data_dir.join("audit-checkpoint"))
+}
+
+/// Reads or makes the keys, opens the first log, and holds the database against what this replica remembers.
+pub async fn open(store: &Store, config: &AuditConfig, data_dir: &Path) -> Result<Log, StartError> {
+    let view = Arc::new(LogView::default());
+    if config.measure_without_audit_log {
+        tracing::warn!("entries are not vouched for and nothing is sealed: this is for measuring alone");
+        let keys = LogKeys { writers: Vec::new(), signers: Vec::new() };
+        return Ok(Log { keys: Arc::new(keys), view, sealer: None });
+    }
+    let failed = |error: Error| StartError::new(format!("cannot open the audit log: {error}"));
+    let first = store.open_log().await.map_err(failed)?.is_none();
+    let keys = Arc::new(KeyPaths::new(&config.keys, data_dir).load(first)?);
+    let log = opening::open_first(store, &keys, &config.audit_name, clock()).await.map_err(failed)?;
+    sealer::admit(store, &keys, &log).await.map_err(failed)?.map_err(StartError::new)?;
+    let mut sealer = Sealer::new(store.clone(), Arc::clone(&keys), Arc::clone(&view), memory(data_dir), &log);
+    sealer.recall(clock()).await.map_err(failed)?;
+    Ok(Log { keys, view, sealer: Some(sealer) })
+}
+
+impl Log {
+    /// Seals until it is time to stop, and then once more.
+    pub fn seal(
+        &mut self,
+        publication: Publication,
+        stop: CancellationToken,
+    ) -> Option<tokio::task::JoinHandle<()>> {
+        let mut sealer = self.sealer.take()?;
+        let view = Arc::clone(&self.view);
+        Some(tokio::spawn(async move {
+            loop {
+                let stopping = stop.is_cancelled();
+                let more = round(&mut sealer, &publication).await;
+                telemetry::log_forked(view.get().fork.is_some());
+                if stopping {
+                    return;
+                }
+                if !more {
+                    every(INTERVAL, &stop).await;
+                }
+            }
+        }))
+    }
+}
+
+async fn round(sealer: &mut Sealer, publication: &Publication) -> bool {
+    let round = match sealer.round(clock()).await {
+        Ok(round) => round,
+        Err(error) => {
+            telemetry::sealing_failed();
+            tracing::warn!(%error, "a round of sealing failed; the next one tries again");
+            return false;
+        }
+    };
+    for (audit_id, why) in &round.quarantined {
+        tracing::error!(audit_id, why, "an audit entry is in quarantine: it cannot be sealed");
+    }
+    if let Some(oldest) = round.oldest {
+        telemetry::sealed(round.sealed, clock() - oldest);
+    }
+    if let Some(noticed) = &round.noticed {
+        publication.noticed(noticed);
+    }
+    if let Some(signed) = round.signed {
+        telemetry::log_size(signed.checkpoint.size);
+        publication.signed(signed);
+    }
+    round.more
+}

@@ -1,0 +1,244 @@
+//! Checkpoints leave the database: into the log lines, a file, a webhook, and to witnesses. Whoever holds one of them can
+//! tell later whether the database was set back.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Client, StatusCode, Url};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{clock, every};
+use crate::config::audit::{AuditConfig, Witness};
+use crate::error::StartError;
+use crate::ops::log::sealer::Signed;
+use crate::store::Store;
+use crate::telemetry;
+use crate::tlog::Note;
+use crate::tlog::note::parse_signature_lines;
+
+/// Between two calls to one place: a checkpoint stands for all before it.
+const PACE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a place that fails is left alone, at most.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// Where every checkpoint that this replica signs or sees goes.
+#[derive(Debug)]
+pub struct Publication {
+    file: Option<PathBuf>,
+    newest: watch::Sender<Option<Signed>>,
+}
+
+impl Publication {
+    /// Starts a task for each place that must be called.
+    pub fn start(
+        config: &AuditConfig,
+        store: &Store,
+        stop: &CancellationToken,
+    ) -> Result<(Self, Vec<tokio::task::JoinHandle<()>>), StartError> {
+        let (newest, follow) = watch::channel(None);
+        let mut tasks = Vec::new();
+        if config.audit_checkpoint_webhook.is_some() || !config.audit_witnesses.is_empty() {
+            let client = client()?;
+            if let Some(url) = config.audit_checkpoint_webhook.clone() {
+                tasks.push(tokio::spawn(call_webhook(client.clone(), url, follow.clone(), stop.clone())));
+            }
+            for witness in config.audit_witnesses.clone() {
+                let (client, store) = (client.clone(), store.clone());
+                tasks.push(tokio::spawn(ask_witness(client, store, witness, follow.clone(), stop.clone())));
+            }
+        }
+        Ok((Self { file: config.audit_checkpoint_file.clone(), newest }, tasks))
+    }
+
+    /// A checkpoint that some replica signed: into this replica's file.
+    pub fn noticed(&self, checkpoint: &Signed) {
+        if let Some(file) = &self.file
+            && let Err(error) = append(file, &checkpoint.note)
+        {
+            telemetry::checkpoint_not_published("file");
+            tracing::error!(%error, file = %file.display(), "a checkpoint could not be written to its file");
+        }
+    }
+
+    /// A checkpoint that this replica signed: everywhere.
+    pub fn signed(&self, checkpoint: Signed) {
+        self.noticed(&checkpoint);
+        tracing::info!(
+            origin = checkpoint.checkpoint.origin,
+            size = checkpoint.checkpoint.size,
+            root = %checkpoint.checkpoint.root,
+            note = checkpoint.note,
+            "checkpoint"
+        );
+        self.newest.send_replace(Some(checkpoint));
+    }
+}
+
+fn client() -> Result<Client, StartError> {
+    // An error means that one is installed already, by another part of the process.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .timeout(TIMEOUT)
+        .user_agent(concat!("consentd/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))
+}
+
+/// One note after the other, with an empty line behind each.
+fn append(file: &PathBuf, note: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().append(true).create(true).open(file)?;
+    file.write_all(format!("{note}\n").as_bytes())?;
+    file.sync_data()
+}
+
+/// Hands each newest checkpoint to `publish`, at its pace; what fails is tried again with the one that is newest then.
+async fn with_newest<F: Future<Output = Result<(), String>>>(
+    place: &'static str,
+    mut follow: watch::Receiver<Option<Signed>>,
+    stop: CancellationToken,
+    mut publish: impl FnMut(Signed) -> F,
+) {
+    let mut pause = PACE;
+    loop {
+        tokio::select! {
+            changed = follow.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+        loop {
+            let Some(newest) = follow.borrow_and_update().clone() else { break };
+            let size = newest.checkpoint.size;
+            match publish(newest).await {
+                Ok(()) => {
+                    pause = PACE;
+                    break;
+                }
+                Err(why) => {
+                    telemetry::checkpoint_not_published(place);
+                    tracing::warn!(place, size, why, "a checkpoint was not taken; it is tried again");
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+            if !every(pause, &stop).await {
+                return;
+            }
+        }
+        if !every(pause, &stop).await {
+            return;
+        }
+    }
+}
+
+async fn call_webhook(
+    client: Client,
+    url: Url,
+    follow: watch::Receiver<Option<Signed>>,
+    stop: CancellationToken,
+) {
+    with_newest("webhook", follow, stop, |checkpoint| {
+        let call = client
+            .post(url.clone())
+            .header(CONTENT_TYPE, "text/plain; charset=utf-8")
+            .body(checkpoint.note)
+            .send();
+        async move {
+            let answer = call.await.map_err(|error| error.without_url().to_string())?;
+            if answer.status().is_success() {
+                Ok(())
+            } else {
+                Err(format!("it answered {}", answer.status()))
+            }
+        }
+    })
+    .await;
+}
+
+async fn ask_witness(
+    client: Client,
+    store: Store,
+    witness: Witness,
+    follow: watch::Receiver<Option<Signed>>,
+    stop: CancellationToken,
+) {
+    // What the witness cosigned last. It knows best itself, and says so if we do not.
+    let known = std::sync::atomic::AtomicU64::new(0);
+    let (client, store, witness, known) = (&client, &store, &witness, &known);
+    with_newest("witness", follow, stop, |checkpoint| async move {
+        let order = std::sync::atomic::Ordering::Relaxed;
+        for _ in 0..3 {
+            match add_checkpoint(client, store, witness, &checkpoint, known.load(order)).await? {
+                Added::Cosigned => {
+                    known.store(checkpoint.checkpoint.size, order);
+                    return Ok(());
+                }
+                Added::KnowsOther(size) if size <= checkpoint.checkpoint.size => known.store(size, order),
+                Added::KnowsOther(size) => {
+                    // Another replica was faster with a later one.
+                    known.store(size, order);
+                    return Ok(());
+                }
+            }
+        }
+        Err("it goes on naming another size".to_owned())
+    })
+    .await;
+}
+
+enum Added {
+    Cosigned,
+    /// The witness last cosigned a tree of this size.
+    KnowsOther(u64),
+}
+
+/// `add-checkpoint` of <https://c2sp.org/tlog-witness>.
+async fn add_checkpoint(
+    client: &Client,
+    store: &Store,
+    witness: &Witness,
+    signed: &Signed,
+    old: u64,
+) -> Result<Added, String> {
+    let proof = store
+        .consistency_proof(signed.log_id, old, signed.checkpoint.size)
+        .await
+        .map_err(|error| error.to_string())?
+        .ok_or("it knows a larger tree")?;
+    let lines = proof.iter().fold(String::new(), |lines, hash| lines + &hash.to_string() + "\n");
+    let url = witness.url.join("add-checkpoint").map_err(|error| error.to_string())?;
+    let answer = client
+        .post(url)
+        .body(format!("old {old}\n{lines}\n{}", signed.note))
+        .send()
+        .await
+        .map_err(|error| error.without_url().to_string())?;
+    let status = answer.status();
+    let text = answer.text().await.map_err(|error| error.without_url().to_string())?;
+    match status {
+        StatusCode::OK => {}
+        StatusCode::CONFLICT => {
+            let size = text.trim().parse().map_err(|_| "it answered 409 without a size".to_owned())?;
+            return Ok(Added::KnowsOther(size));
+        }
+        _ => return Err(format!("it answered {status}")),
+    }
+    let signatures = parse_signature_lines(&text).map_err(|fault| fault.to_string())?;
+    let own = signatures
+        .into_iter()
+        .filter(|line| line.name == witness.key.name() && line.key_id == witness.key.id());
+    let own: Vec<_> = own.collect();
+    let text = signed.note.split_once("\n\n").map(|(text, _)| format!("{text}\n")).unwrap_or_default();
+    let cosigned = Note { text, signatures: own.clone() };
+    cosigned.verify(std::slice::from_ref(&witness.key)).map_err(|fault| fault.to_string())?;
+    for line in own {
+        let size = signed.checkpoint.size.cast_signed();
+        store
+            .keep_cosignature(signed.log_id, size, witness.key.name(), &line.to_string(), clock())
+            .await
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(Added::Cosigned)
+}

@@ -1,0 +1,71 @@
+//! The audit log: vouching for entries when they are written, and sealing them a moment later.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | [`vouching`] | leaf, salts and mac of an entry, before it is written |
+//! | [`opening`] | the first log of a database, and the next one after a fork |
+//! | [`sealer`] | appends what is queued, reads it back, signs |
+//! | [`memory`] | the largest checkpoint that this replica saw |
+//! | [`receipt`] | a signed promise that an entry will be in the log |
+
+use std::sync::RwLock;
+
+use chrono::{DateTime, Utc};
+
+use crate::domain::WriterKey;
+use crate::error::Error;
+use crate::tlog::{Checkpoint, SigningKey, VerifierKey};
+
+pub mod memory;
+pub mod opening;
+pub mod receipt;
+pub mod sealer;
+pub mod vouching;
+
+/// The keys of the log, of which the database sees none.
+#[derive(Clone, Debug)]
+pub struct LogKeys {
+    /// The first vouches for new entries; while keys are changed, the word of the others is believed too.
+    pub writers: Vec<WriterKey>,
+    /// All of them sign.
+    pub signers: Vec<SigningKey>,
+}
+
+impl LogKeys {
+    /// The public keys, under the name of a log.
+    pub fn verifier_keys(&self, origin: &str) -> Result<Vec<VerifierKey>, Error> {
+        self.signers
+            .iter()
+            .map(|key| key.verifier_key(origin))
+            .collect::<Result<_, _>>()
+            .map_err(|fault| Error::Internal(format!("{origin} cannot be the name of a key: {fault}")))
+    }
+}
+
+/// What this replica knows of the log, for whoever asks.
+#[derive(Debug, Default)]
+pub struct LogView(RwLock<LogState>);
+
+#[derive(Clone, Debug, Default)]
+pub struct LogState {
+    pub log_id: i32,
+    /// Empty before the log is known.
+    pub origin: String,
+    /// The largest checkpoint, and its note without the witnesses' cosignatures.
+    pub checkpoint: Option<(Checkpoint, String)>,
+    pub signed_at: Option<DateTime<Utc>>,
+    /// Why the log cannot go on, if it cannot.
+    pub fork: Option<String>,
+}
+
+impl LogView {
+    pub fn get(&self) -> LogState {
+        self.0.read().map(|state| state.clone()).unwrap_or_default()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut LogState)) {
+        if let Ok(mut state) = self.0.write() {
+            change(&mut state);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What verification reads beside the log itself, in one snapshot.
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
+use uuid::Uuid;
+
+use super::log::reading::StoredCheckpoint;
+use crate::error::Error;
+
+/// A connection that sees the database as it is now, until it is closed.
+pub async fn snapshot(options: &PgConnectOptions) -> Result<PgConnection, Error> {
+    let mut connection = options.clone().options([("statement_timeout", "0")]).connect().await?;
+    sqlx::raw_sql("begin isolation level repeatable read read only").execute(&mut connection).await?;
+    Ok(connection)
+}
+
+pub async fn audit_id_of(
+    connection: &mut PgConnection,
+    log_id: i32,
+    leaf_index: i64,
+) -> Result<Option<i64>, Error> {
+    let audit_id = sqlx::query_scalar!(
+        "select audit_id from vlaapi.audit_leaves where log_id = $1 and leaf_index = $2",
+        log_id,
+        leaf_index,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(audit_id)
+}
+
+/// The checkpoints of a log from a size above `after` on.
+pub async fn checkpoints(
+    connection: &mut PgConnection,
+    log_id: i32,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<StoredCheckpoint>, Error> {
+    let checkpoints = sqlx::query_as!(
+        StoredCheckpoint,
+        r#"
+        select tree_size, note, signed_at
+        from vlaapi.audit_checkpoints
+        where log_id = $1 and tree_size > $2
+        order by tree_size
+        limit $3
+        "#,
+        log_id,
+        after,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(checkpoints)
+}
+
+pub async fn quarantined(connection: &mut PgConnection) -> Result<Vec<(i64, String)>, Error> {
+    let rows = sqlx::query!("select audit_id, reason from vlaapi.audit_quarantine order by audit_id")
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.audit_id, row.reason)).collect())
+}
+
+/// An entry or event without a leaf.
+#[derive(Clone, Debug)]
+pub struct Unsealed {
+    pub audit_id: i64,
+    pub queued_at: Option<DateTime<Utc>>,
+    pub quarantined: bool,
+}
+
+/// Entries and events above an id that have no leaf.
+pub async fn unsealed(connection: &mut PgConnection, above: i64) -> Result<Vec<Unsealed>, Error> {
+    let unsealed = sqlx::query_as!(
+        Unsealed,
+        r#"
+        select entry.audit_id as "audit_id!", pending.queued_at as "queued_at?",
+          exists (select from vlaapi.audit_quarantine q where q.audit_id = entry.audit_id) as "quarantined!"
+        from (
+          select audit_id from vlaapi.customer_consent_audit where audit_id > $1
+          union all
+          select audit_id from vlaapi.audit_events where audit_id > $1
+        ) as entry
+        left join (select audit_id, min(queued_at) as queued_at from vlaapi.audit_pending group by audit_id) as pending
+          on pending.audit_id = entry.audit_id
+        where not exists (select from vlaapi.audit_leaves leaf where leaf.audit_id = entry.audit_id)
+        order by entry.audit_id
+        "#,
+        above,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(unsealed)
+}
+
+/// Ids in the queue to which there is nothing.
+pub async fn queued_without_entry(connection: &mut PgConnection) -> Result<Vec<i64>, Error> {
+    let audit_ids = sqlx::query_scalar!(
+        r#"
+        select audit_id
+        from vlaapi.audit_pending pending
+        where not exists (select from vlaapi.customer_consent_audit e where e.audit_id = pending.audit_id)
+          and not exists (select from vlaapi.audit_events e where e.audit_id = pending.audit_id)
+        order by audit_id
+        "#
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(audit_ids)
+}
+
+/// Customers in the order of their ids, with the versions of their consents.
+pub async fn consents(
+    connection: &mut PgConnection,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<(Uuid, i32)>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        select customer_id, version
+        from vlaapi.customer_data_consent
+        where $1::uuid is null or customer_id > $1
+        order by customer_id
+        limit $2
+        "#,
+        after,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.customer_id, row.version)).collect())
+}
+
+pub async fn consents_of(
+    connection: &mut PgConnection,
+    customer_ids: &[Uuid],
+) -> Result<Vec<(Uuid, i32)>, Error> {
+    let rows = sqlx::query!(
+        "select customer_id, version from vlaapi.customer_data_consent where customer_id = any($1)",
+        customer_ids,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.customer_id, row.version)).collect())
+}
+
+pub async fn leaf_hash_of(connection: &mut PgConnection, audit_id: i64) -> Result<Option<Vec<u8>>, Error> {
+    let hash = sqlx::query_scalar!("select leaf_hash from vlaapi.audit_leaves where audit_id = $1", audit_id)
+        .fetch_optional(connection)
+        .await?;
+    Ok(hash)
+}
