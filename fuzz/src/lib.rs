@@ -2,3 +2,6 @@
 
 #[path = "../../src/tlog/mod.rs"]
 pub mod tlog;
+
+#[path = "../../src/domain/leaf.rs"]
+pub mod leaf;

@@ -10,18 +10,21 @@
 //! | [`note`] | signed texts, and the keys that sign and check them (signed-note, tlog-cosignature) |
 //! | [`checkpoint`] | what a log signs: its name, its size, its root (tlog-checkpoint) |
 //! | [`proof`] | a proof that an entry is in a log, which needs no network to check (tlog-proof) |
+//! | [`receipt`] | a promise that an entry will be in the log |
 //!
 //! Every format has exactly one text for each value: what parses is displayed as it was read, byte for byte.
 
 pub mod checkpoint;
 pub mod note;
 pub mod proof;
+pub mod receipt;
 pub mod tile;
 pub mod tree;
 
 pub use checkpoint::Checkpoint;
 pub use note::{Note, SigningKey, VerifierKey};
 pub use proof::LogProof;
+pub use receipt::Receipt;
 pub use tile::Tile;
 pub use tree::Hash;
 

@@ -107,6 +107,31 @@ impl fmt::Display for Signature {
     }
 }
 
+/// The notes of a text which holds one after the other: each ends with its signature lines, and empty lines may stand
+/// between two. Whether a piece is a note, [`Note::parse`] tells.
+pub fn split(text: &str) -> Vec<&str> {
+    let mut notes = Vec::new();
+    let (mut start, mut signed) = (0, false);
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let is_signature = line.starts_with(DASH);
+        if signed && !is_signature {
+            notes.push(&text[start..at]);
+            start = at;
+            signed = false;
+        }
+        if start == at && line == "\n" {
+            start += 1;
+        }
+        signed |= is_signature;
+        at += line.len();
+    }
+    if start < text.len() {
+        notes.push(&text[start..]);
+    }
+    notes
+}
+
 /// Signature lines alone: how a witness answers.
 pub fn parse_signature_lines(text: &str) -> Result<Vec<Signature>, NoteFault> {
     if text.len() > MAX_BYTES {

@@ -445,7 +445,7 @@ impl Run<'_> {
                 continue;
             }
             self.report.receipts += 1;
-            let hash = rows::leaf_hash_of(connection, outside.receipt.audit_id).await?;
+            let hash = rows::leaf_hash_of(connection, outside.receipt.audit_id.cast_signed()).await?;
             match hash {
                 None => {
                     self.report.find(Rule::V11, place, "the log has no such entry, although it was promised");

@@ -276,7 +276,8 @@ impl<'a> Promised<'a> {
     }
 
     fn kept(&mut self, audit_id: i64, hash: Hash) {
-        if self.standards.receipts.iter().any(|outside| outside.receipt.audit_id == audit_id) {
+        if self.standards.receipts.iter().any(|outside| outside.receipt.audit_id == audit_id.cast_unsigned())
+        {
             self.kept.insert(audit_id, hash);
         }
     }
@@ -289,7 +290,7 @@ impl<'a> Promised<'a> {
                 continue;
             }
             report.receipts += 1;
-            match self.kept.get(&outside.receipt.audit_id) {
+            match self.kept.get(&outside.receipt.audit_id.cast_signed()) {
                 Some(hash) if *hash == outside.receipt.leaf => {}
                 Some(_) => report.find(Rule::V11, place, "the log has another entry in its place"),
                 None if partial => report.remark(format!("{place}: not among the leaves that were read now")),

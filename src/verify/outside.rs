@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::{Keys, Report, Rule};
 use crate::error::StartError;
-use crate::ops::log::receipt::Receipt;
-use crate::tlog::{Checkpoint, Note};
+use crate::tlog::note::split;
+use crate::tlog::{Checkpoint, Note, Receipt};
 
 /// A checkpoint, and where it is from.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub fn receipts(file: &Path, report: &mut Report) -> Result<Vec<OutsideReceipt>,
     let from = file.display().to_string();
     let parse = |note: &str| {
         let note = Note::parse(note).map_err(|fault| fault.to_string())?;
-        let receipt = Receipt::parse(&note.text).ok_or("it is not a receipt of this service")?;
+        let receipt = Receipt::parse(&note.text).map_err(|fault| fault.to_string())?;
         Ok(OutsideReceipt { from: from.clone(), receipt, note })
     };
     read(file, report, parse)
@@ -72,8 +72,8 @@ fn read<T>(
         .map_err(|error| StartError::new(format!("cannot read {}: {error}", file.display())))?;
     let text = String::from_utf8_lossy(&bytes);
     let mut found = Vec::new();
-    for (number, note) in (1_usize..).zip(notes(&text)) {
-        match parse(&note) {
+    for (number, note) in (1_usize..).zip(split(&text)) {
+        match parse(note) {
             Ok(parsed) => found.push(parsed),
             Err(why) => report.find(Rule::V4, format!("note {number} of {}", file.display()), why),
         }
@@ -82,28 +82,4 @@ fn read<T>(
         return Err(StartError::new(format!("{} holds no signed note", file.display())));
     }
     Ok(found)
-}
-
-/// The notes of a text: each ends with its signature lines; empty lines may stand between two.
-fn notes(text: &str) -> Vec<String> {
-    let mut notes = Vec::new();
-    let mut note = String::new();
-    let mut signed = false;
-    for line in text.lines() {
-        let is_signature = line.starts_with("— ");
-        if signed && !is_signature {
-            notes.push(std::mem::take(&mut note));
-            signed = false;
-        }
-        if note.is_empty() && line.is_empty() {
-            continue;
-        }
-        signed = is_signature;
-        note.push_str(line);
-        note.push('\n');
-    }
-    if !note.trim().is_empty() {
-        notes.push(note);
-    }
-    notes
 }

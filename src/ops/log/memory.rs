@@ -49,7 +49,8 @@ impl Memory {
     /// Replaces what was remembered; whole or not at all.
     pub fn remember(&self, note: &str) -> io::Result<()> {
         let mut draft = self.path.clone();
-        draft.add_extension("new");
+        // Two replicas of one machine may remember in one place.
+        draft.add_extension(std::process::id().to_string());
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
         file.write_all(note.as_bytes())?;
         file.sync_all()?;
