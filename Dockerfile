@@ -45,7 +45,7 @@ ENV CONSENTD_LISTEN=0.0.0.0:8080 \
     CONSENTD_LOG_FORMAT=json \
     CONSENTD_DATA_DIR=/var/lib/consentd
 
-# Nothing is written but the operator's key, at the first start on an empty database.
+# The operator's key and the audit log's, made at the first start, and the largest checkpoint that was seen: keep it.
 VOLUME ["/var/lib/consentd"]
 USER 65532:65532
 EXPOSE 8080

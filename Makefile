@@ -58,7 +58,7 @@ clean: ## Remove what was built and the tools that were installed; data stays
 ##@ What CI does
 
 .PHONY: ci
-ci: fmt clippy doc deny scripts spec docker-lint sqlx-check test schemathesis ## Everything below, and the tests
+ci: fmt clippy doc deny scripts spec docker-lint sqlx-check test foreign schemathesis ## Everything below, and the tests
 
 .PHONY: fmt
 fmt: ## The code is formatted
@@ -78,7 +78,7 @@ deny: $(CARGO_DENY) ## Dependencies: licences, bans, sources
 
 .PHONY: scripts
 scripts: $(PYTHON_TOOLS) ## The shell scripts have no trap that shellcheck knows
-	$(VENV)/bin/shellcheck .ci/run .ci/run-tests .ci/with-postgres .ci/with-database .ci/query-metadata .ci/schemathesis \
+	$(VENV)/bin/shellcheck .ci/run .ci/run-tests .ci/with-postgres .ci/with-database .ci/query-metadata .ci/schemathesis .ci/foreign \
 	  deploy/compose/make-secrets deploy/compose/roles.sh
 
 .PHONY: sqlx-check
@@ -96,9 +96,27 @@ spec: $(PYTHON_TOOLS) $(NODE_TOOLS) ## openapi/openapi.json: openapi-spec-valida
 schemathesis: $(PYTHON_TOOLS) ## A running service keeps to its document, whatever is sent
 	@.ci/with-postgres .ci/schemathesis
 
+.PHONY: foreign
+foreign: $(PYTHON_TOOLS) ## Packages that are not ours verify an export of the audit log
+	@.ci/with-postgres .ci/foreign
+
 .PHONY: docker-lint
 docker-lint: $(PYTHON_TOOLS) ## The Dockerfile
 	$(VENV)/bin/hadolint Dockerfile
+
+##@ What takes minutes
+
+.PHONY: soak
+soak: ## The long tests: crashes, attacks on 100,000 entries
+	@.ci/with-postgres $(CARGO) run --quiet --locked --example with_test_cluster -- \
+	  $(CARGO) nextest run --locked --no-fail-fast --run-ignored only soak_
+
+.PHONY: fuzz
+fuzz: ## Every parser of outside bytes, a minute each (needs cargo-fuzz)
+	@cd fuzz && for target in $$($(CARGO) fuzz list); do \
+	  mkdir -p target/found/$$target; \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target target/found/$$target corpus/$$target -- -max_total_time=60 -max_len=8192 || exit 1; \
+	done
 
 ##@ Help
 

@@ -131,6 +131,60 @@ pub struct AuditEntry {
     pub timestamp: DateTime<Utc>,
 }
 
+/// What is in the audit log beside the changes of consents.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
+pub struct AuditEvent {
+    /// Numbered together with the entries.
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 4712)]
+    pub audit_id: i64,
+    pub kind: EventKind,
+    /// Whom it is about; null when it is about many, or about the log itself.
+    pub customer_id: Option<Uuid>,
+    /// Of `pii.erased`: `legal_basis`, `fields`, and `entries` as ranges of audit ids. Of `log.opened`: the log's `origin`,
+    /// and where the log before it ended.
+    #[schema(value_type = Object)]
+    pub details: serde_json::Value,
+    #[schema(max_length = 255, example = "key:vla_live_a1b2")]
+    pub changed_by: Option<String>,
+    #[schema(max_length = 255)]
+    pub on_behalf_of: Option<String>,
+    #[schema(max_length = 1000)]
+    pub change_reason: Option<String>,
+    #[serde(serialize_with = "address_alone")]
+    #[schema(value_type = Option<String>, max_length = 45, example = "203.0.113.7")]
+    pub ip_address: Option<IpNetwork>,
+    #[schema(max_length = 512)]
+    pub user_agent: Option<String>,
+    #[schema(max_length = 128)]
+    pub request_id: Option<String>,
+    pub timestamp: DateTime<Utc>,
+}
+
+/// What an event of the log tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[sqlx(type_name = "varchar")]
+pub enum EventKind {
+    /// A log began.
+    #[serde(rename = "log.opened")]
+    #[sqlx(rename = "log.opened")]
+    LogOpened,
+    /// Personal fields are erased.
+    #[serde(rename = "pii.erased")]
+    #[sqlx(rename = "pii.erased")]
+    PiiErased,
+}
+
+impl EventKind {
+    pub const ALL: [Self; 2] = [Self::LogOpened, Self::PiiErased];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LogOpened => "log.opened",
+            Self::PiiErased => "pii.erased",
+        }
+    }
+}
+
 /// PostgreSQL's `inet` is a network; an entry holds one address.
 #[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
 fn address_alone<S: Serializer>(address: &Option<IpNetwork>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -76,6 +76,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(audit::list_customer_audit))
         .routes(routes!(audit::list_audit))
         .routes(routes!(audit::get_audit_entry))
+        .routes(routes!(audit::list_audit_events))
         .routes(routes!(proof::get_audit_proof))
         .routes(routes!(log::get_checkpoint))
         .routes(routes!(log::get_tile))

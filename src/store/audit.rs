@@ -7,7 +7,7 @@ use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::Store;
-use crate::domain::{AuditAction, AuditEntry, ConsentState, ConsentTier};
+use crate::domain::{AuditAction, AuditEntry, AuditEvent, ConsentState, ConsentTier, EventKind};
 use crate::error::Error;
 
 /// Which entries to list.
@@ -69,6 +69,31 @@ impl Store {
         }
         if let Some(request_id) = &filter.request_id {
             query.push(" and request_id = ").push_bind(request_id);
+        }
+        query.push(" order by audit_id desc limit ").push_bind(limit);
+        Ok(query.build_query_as().fetch_all(&self.reads).await?)
+    }
+
+    /// A page of the log's events, newest first, below `before`.
+    pub async fn audit_events(
+        &self,
+        kind: Option<EventKind>,
+        customer_id: Option<Uuid>,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<AuditEvent>, Error> {
+        let mut query = QueryBuilder::<Postgres>::new(
+            "select audit_id, kind, customer_id, details, changed_by, on_behalf_of, change_reason, ip_address, user_agent, \
+             request_id, timestamp from vlaapi.audit_events where true",
+        );
+        if let Some(before) = before {
+            query.push(" and audit_id < ").push_bind(before);
+        }
+        if let Some(kind) = kind {
+            query.push(" and kind = ").push_bind(kind.as_str());
+        }
+        if let Some(customer_id) = customer_id {
+            query.push(" and customer_id = ").push_bind(customer_id);
         }
         query.push(" order by audit_id desc limit ").push_bind(limit);
         Ok(query.build_query_as().fetch_all(&self.reads).await?)

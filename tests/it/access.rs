@@ -71,6 +71,7 @@ async fn the_table_of_routes_and_scopes_is_this() {
     /v1/api-keys/{key_id} DELETE: admin
     /v1/api-keys/{key_id}/rotate POST: admin
     /v1/audit GET: audit:read
+    /v1/audit/events GET: audit:read
     /v1/audit/log/checkpoint GET: public
     /v1/audit/log/consistency GET: audit:read
     /v1/audit/log/status GET: audit:read
@@ -151,7 +152,7 @@ async fn a_customers_key_reaches_that_customer_alone_whether_another_exists_or_n
         }
         let check = json!({"checks": [{"customer_id": stranger, "permission": "images"}]});
         service.call("POST", "/v1/permissions/check").key(&key).json(&check).send().await.expect(403);
-        for list in ["/v1/consents", "/v1/audit", "/v1/api-keys"] {
+        for list in ["/v1/consents", "/v1/audit", "/v1/audit/events", "/v1/api-keys"] {
             service.get(&format!("{list}?customer_id={stranger}")).key(&key).send().await.expect(403);
         }
         let new_key = json!({"customer_id": stranger, "scopes": ["consent:read"]});
@@ -169,7 +170,7 @@ async fn a_customers_key_reaches_that_customer_alone_whether_another_exists_or_n
         .expect(403);
 
     // Lists show what is its own.
-    for list in ["/v1/consents", "/v1/audit", "/v1/customers", "/v1/api-keys"] {
+    for list in ["/v1/consents", "/v1/audit", "/v1/audit/events", "/v1/customers", "/v1/api-keys"] {
         let page = service.get(list).key(&key).send().await.expect(200).json();
         for item in page["items"].as_array().expect("items") {
             assert_eq!(item["customer_id"], json!(own), "{list}");

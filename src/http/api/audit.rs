@@ -6,10 +6,11 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use utoipa::IntoParams;
+use uuid::Uuid;
 
 use super::export::{Format, export};
 use super::{Page, Paging, answer};
-use crate::domain::{AuditAction, AuditEntry, ConsentTier};
+use crate::domain::{AuditAction, AuditEntry, AuditEvent, ConsentTier, EventKind};
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::extract::{Caller, PathAuditId, PathId};
@@ -173,4 +174,45 @@ pub async fn get_audit_entry(
     let entry =
         state.store.audit_entry(audit_id).await?.filter(|entry| caller.principal.reaches(entry.customer_id));
     Ok(answer(StatusCode::OK, &entry.ok_or(Error::UnknownAuditEntry)?))
+}
+
+/// Which events.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the fields document the parameters which `list_audit_events` reads")]
+pub struct EventQuery {
+    #[param(inline)]
+    kind: Option<EventKind>,
+    /// About this customer alone.
+    customer_id: Option<Uuid>,
+}
+
+/// The events of the audit log
+///
+/// Erasures and logs that were opened, newest first: what is in the log beside the changes of consents. A customer's key
+/// sees what is about that customer.
+#[utoipa::path(
+    get,
+    path = "/v1/audit/events",
+    tag = "Audit log",
+    params(EventQuery, Paging),
+    responses(
+        (status = 200, description = "A page of events", body = Page<AuditEvent>, headers(("Link" = String, description = "`<…>; rel=\"next\"` when there is a next page"))),
+        ReadProblems,
+    ),
+    security(("api_key" = ["audit:read"])),
+)]
+pub async fn list_audit_events(
+    State(state): State<AppState>,
+    caller: Caller,
+    mut params: Params,
+    uri: OriginalUri,
+) -> Result<Response, Problem> {
+    let kind = params.take("kind", choice(&EventKind::ALL, EventKind::as_str));
+    let customer_id = params.take("customer_id", uuid);
+    let paging = Paging::read(&mut params, &state.cursors, &uri);
+    params.finish()?;
+    let customer_id = caller.narrow(customer_id)?;
+    let events = state.store.audit_events(kind, customer_id, paging.position, paging.fetch()).await?;
+    Ok(paging.page(&state.cursors, events, |event: &AuditEvent| event.audit_id))
 }
