@@ -16,7 +16,7 @@ use crate::store::Store;
 use crate::store::erasure::{self, Vacuumed, vacuum};
 
 /// How soon a sealed erasure is carried out.
-const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(200);
 /// Erasures come in bursts: the files are seen to when this has passed since the last one.
 const QUIET: Duration = Duration::from_secs(2);
 

@@ -213,7 +213,7 @@ pub async fn erase_customer_data(
 async fn carried_out(state: &AppState, audit_ids: &[i64]) -> Result<bool, Problem> {
     let waited = tokio::time::timeout(PATIENCE, async {
         while state.store.undone_erasures(audit_ids).await? > 0 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok::<_, crate::error::Error>(())
     });
