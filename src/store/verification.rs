@@ -55,6 +55,61 @@ pub async fn checkpoints(
     Ok(checkpoints)
 }
 
+/// Where a leaf or a checkpoint is: the number of its log, and the place in it.
+pub type Place = (i32, i64);
+
+/// Leaves between two places, both included: the log and the position of each, and whose it is.
+pub async fn leaves_between(
+    connection: &mut PgConnection,
+    from: Place,
+    to: Place,
+    limit: i64,
+) -> Result<Vec<(Place, i64)>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        select log_id, leaf_index, audit_id
+        from vlaapi.audit_leaves
+        where (log_id, leaf_index) >= ($1, $2) and (log_id, leaf_index) <= ($3, $4)
+        order by log_id, leaf_index
+        limit $5
+        "#,
+        from.0,
+        from.1,
+        to.0,
+        to.1,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| ((row.log_id, row.leaf_index), row.audit_id)).collect())
+}
+
+/// Checkpoints between two places, both included.
+pub async fn checkpoints_between(
+    connection: &mut PgConnection,
+    from: Place,
+    to: Place,
+    limit: i64,
+) -> Result<Vec<Place>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        select log_id, tree_size
+        from vlaapi.audit_checkpoints
+        where (log_id, tree_size) >= ($1, $2) and (log_id, tree_size) <= ($3, $4)
+        order by log_id, tree_size
+        limit $5
+        "#,
+        from.0,
+        from.1,
+        to.0,
+        to.1,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.log_id, row.tree_size)).collect())
+}
+
 pub async fn quarantined(connection: &mut PgConnection) -> Result<Vec<(i64, String)>, Error> {
     let rows = sqlx::query!("select audit_id, reason from vlaapi.audit_quarantine order by audit_id")
         .fetch_all(connection)

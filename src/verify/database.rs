@@ -65,6 +65,7 @@ pub async fn verify(
         run.report.find(Rule::V2, "the database", "it has no audit log");
     }
     run.strangers(&logs);
+    run.strays(connection, &logs).await?;
     let mut lowest = None;
     let logs = &logs[first..];
     for (number, log) in logs.iter().enumerate() {
@@ -96,6 +97,34 @@ impl Run<'_> {
                 );
             }
         }
+    }
+
+    /// Leaves and checkpoints where no tree reads them: an entry that has such a leaf would pass for a sealed one.
+    async fn strays(&mut self, connection: &mut PgConnection, logs: &[Log]) -> Result<(), Error> {
+        let mut from = Some(i32::MIN);
+        let ends = logs.iter().map(|log| Some(log.log_id)).chain([None]);
+        for end in ends {
+            let Some(first) = from else { break };
+            let to = |last: i64| end.map_or((i32::MAX, i64::MAX), |log_id| (log_id, last));
+            for (place, audit_id) in
+                rows::leaves_between(connection, (first, i64::MIN), to(-1), CHUNK).await?
+            {
+                self.report.find(
+                    Rule::V2,
+                    format!("entry {audit_id}"),
+                    format!("its leaf is number {} of log {}, which is in no tree", place.1, place.0),
+                );
+            }
+            for place in rows::checkpoints_between(connection, (first, i64::MIN), to(0), CHUNK).await? {
+                self.report.find(
+                    Rule::V4,
+                    format!("checkpoint of size {} of log {}", place.1, place.0),
+                    "no tree has this size",
+                );
+            }
+            from = end.and_then(|log_id| log_id.checked_add(1));
+        }
+        Ok(())
     }
 
     /// The tree of the checkpoint from which on is verified.
