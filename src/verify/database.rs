@@ -177,6 +177,7 @@ impl Run<'_> {
             }
             let audit_ids: Vec<i64> = leaves.iter().map(|leaf| leaf.audit_id).collect();
             let stored = entries::load(connection, &audit_ids).await?;
+            self.twice(&stored);
             let by_id: HashMap<i64, &StoredEntry> =
                 stored.iter().map(|stored| (stored.entry.audit_id, stored)).collect();
             for stored in &leaves {
@@ -323,6 +324,17 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Of two rows under one id, one would hide behind the other's leaf.
+    fn twice(&mut self, stored: &[StoredEntry]) {
+        for pair in stored.windows(2).filter(|pair| pair[0].entry.audit_id == pair[1].entry.audit_id) {
+            self.report.find(
+                Rule::V7,
+                format!("entry {}", pair[0].entry.audit_id),
+                "there are two rows under this id",
+            );
+        }
+    }
+
     /// The nodes that are stored are those of the leaves.
     async fn nodes(
         &mut self,
@@ -426,7 +438,9 @@ impl Run<'_> {
             );
         }
         let audit_ids: Vec<i64> = unsealed.iter().map(|entry| entry.audit_id).collect();
-        for stored in entries::load(connection, &audit_ids).await? {
+        let stored = entries::load(connection, &audit_ids).await?;
+        self.twice(&stored);
+        for stored in stored {
             if let LogEvent::ConsentChanged { customer_id, action, version, .. } = &stored.entry.event {
                 let told = VersionTold {
                     customer_id: *customer_id,
