@@ -14,7 +14,7 @@ use crate::store::log::entries::{self, StoredEntry};
 use crate::store::log::reading;
 use crate::store::log::sealing::Log;
 use crate::store::verification as rows;
-use crate::tlog::tree::{Frontier, Hash, Node};
+use crate::tlog::tree::{Frontier, Hash, Node, leaf_hash};
 
 /// Leaves that are in memory at once.
 const CHUNK: i64 = 4_000;
@@ -488,8 +488,11 @@ impl Run<'_> {
                 continue;
             }
             self.report.receipts += 1;
-            let hash = rows::leaf_hash_of(connection, outside.receipt.audit_id.cast_signed()).await?;
-            match hash {
+            let audit_id = outside.receipt.audit_id.cast_signed();
+            match rows::leaf_hash_of(connection, audit_id).await? {
+                None if waits(connection, audit_id, &outside.receipt.leaf).await? => {
+                    self.report.remark(format!("{place}: it waits to be sealed"));
+                }
                 None => {
                     self.report.find(Rule::V11, place, "the log has no such entry, although it was promised");
                 }
@@ -501,6 +504,15 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether an entry is in the trail with this leaf. That it is not sealed is nothing that a receipt has to tell.
+async fn waits(connection: &mut PgConnection, audit_id: i64, leaf: &Hash) -> Result<bool, Error> {
+    let stored = entries::load(connection, &[audit_id]).await?;
+    Ok(stored.iter().any(|stored| {
+        let again = stored.entry.leaf(Source::Service, &stored.entry.commitments());
+        stored.mac.is_some() && again.is_ok_and(|again| leaf_hash(&again) == *leaf)
+    }))
 }
 
 /// Where a log's successor says that it ended.
