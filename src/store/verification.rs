@@ -40,7 +40,8 @@ pub async fn checkpoints(
     let checkpoints = sqlx::query_as!(
         StoredCheckpoint,
         r#"
-        select tree_size, note, signed_at
+        select tree_size, note,
+          greatest(least(signed_at, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z') as "signed_at!"
         from vlaapi.audit_checkpoints
         where log_id = $1 and tree_size > $2
         order by tree_size
@@ -137,7 +138,12 @@ pub async fn unsealed(connection: &mut PgConnection, above: i64) -> Result<Vec<U
           union all
           select audit_id from vlaapi.audit_events where audit_id > $1
         ) as entry
-        left join (select audit_id, min(queued_at) as queued_at from vlaapi.audit_pending group by audit_id) as pending
+        left join (
+          select audit_id,
+            min(greatest(least(queued_at, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z')) as queued_at
+          from vlaapi.audit_pending
+          group by audit_id
+        ) as pending
           on pending.audit_id = entry.audit_id
         where not exists (select from vlaapi.audit_leaves leaf where leaf.audit_id = entry.audit_id)
         order by entry.audit_id

@@ -21,21 +21,24 @@ pub struct StoredEntry {
 
 /// Those of these entries and events that exist, in the order of their ids.
 pub async fn load(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<Vec<StoredEntry>, Error> {
-    // Tiers and states as text and JSON, since the log tells what is stored, not what it means.
+    // Tiers and states as text and JSON, since the log tells what is stored, not what it means. A time that no calendar
+    // has (`infinity`) would not be read at all: it is brought to the nearest one that any reader of a leaf knows.
     let rows = sqlx::query_as!(
         Row,
         r#"
         select audit_id as "audit_id!", customer_id, action as "action: String", version,
           previous_tier as "previous_tier: String", new_tier as "new_tier: String", previous as "previous: Value",
           current as "current: Value", null as kind, null::jsonb as "details: Value", changed_by, on_behalf_of,
-          change_reason, ip_address, user_agent, request_id, timestamp as "timestamp!", changed_by_salt,
+          change_reason, ip_address, user_agent, request_id,
+          greatest(least(timestamp, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z') as "timestamp!", changed_by_salt,
           on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac
         from vlaapi.customer_consent_audit
         where audit_id = any($1)
         union all
         select audit_id, customer_id, null, null, null, null, null, null, kind, details, changed_by, on_behalf_of,
-          change_reason, ip_address, user_agent, request_id, timestamp, changed_by_salt, on_behalf_of_salt,
-          change_reason_salt, ip_address_salt, user_agent_salt, mac
+          change_reason, ip_address, user_agent, request_id,
+          greatest(least(timestamp, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z'), changed_by_salt,
+          on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac
         from vlaapi.audit_events
         where audit_id = any($1)
         order by 1

@@ -191,7 +191,8 @@ impl Store {
         let checkpoint = sqlx::query_as!(
             StoredCheckpoint,
             r#"
-            select tree_size, note, signed_at
+            select tree_size, note,
+              greatest(least(signed_at, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z') as "signed_at!"
             from vlaapi.audit_checkpoints
             where log_id = $1
             order by tree_size desc
@@ -379,7 +380,8 @@ impl Store {
         let backlog = sqlx::query_as!(
             Backlog,
             r#"
-            select count(*) as "pending!", min(queued_at) as oldest,
+            select count(*) as "pending!",
+              min(greatest(least(queued_at, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z')) as oldest,
               (select count(*) from vlaapi.audit_quarantine) as "quarantined!"
             from vlaapi.audit_pending
             "#
