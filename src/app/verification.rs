@@ -22,6 +22,8 @@ use crate::verify::{Keys, Report, Rule, Standards, Verdict, outside};
 
 /// How often it is looked whether a verification is due: whichever replica is first makes it.
 const LOOK: Duration = Duration::from_mins(1);
+/// The first look, so that whoever has just started the service sees soon whether the log holds.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// Findings that are kept with the result.
 const KEPT: usize = 100;
 
@@ -66,7 +68,9 @@ pub async fn verify_daily(
 ) {
     let Some(interval) = interval.filter(|_| !keys.signers.is_empty()) else { return };
     let interval = TimeDelta::from_std(interval).unwrap_or(TimeDelta::days(1));
-    while every(LOOK, &stop).await {
+    let mut pause = FIRST_LOOK;
+    while every(pause, &stop).await {
+        pause = LOOK;
         let last = match store.last_verification().await {
             Ok(last) => last,
             Err(error) => {
