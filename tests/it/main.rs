@@ -11,6 +11,7 @@ mod embedded;
 mod expiry;
 mod keys;
 mod layers;
+mod log;
 mod migrations;
 mod observe;
 mod permissions;

@@ -1,5 +1,6 @@
 //! The whole service, called by its router, on a database of its own and with a clock that a test sets.
 
+use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +10,7 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use chrono::{DateTime, TimeDelta, Utc};
 use consentd::domain::WriterKey;
 use consentd::http::limits::Gate;
+use consentd::http::server::Peer;
 use consentd::http::{AppState, Cursors, Rates};
 use consentd::ops;
 use consentd::ops::log::memory::Memory;
@@ -34,7 +36,7 @@ pub struct Service {
     pub login: PgConnectOptions,
     /// What a replica remembers, its keys in files: all that lies outside the database.
     pub outside: tempfile::TempDir,
-    owner: PgConnectOptions,
+    pub owner: PgConnectOptions,
     /// Dropped with the service.
     _database: Option<TestDatabase>,
     pub operator: String,
@@ -110,6 +112,13 @@ impl<'a> Call<'a> {
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.request = self.request.header(name, value);
+        self
+    }
+
+    /// Who is at the other end of the connection.
+    pub fn peer(mut self, address: &str) -> Self {
+        let peer = Peer((address.parse::<IpAddr>().expect("an address"), 4711).into());
+        self.request = self.request.extension(peer);
         self
     }
 
