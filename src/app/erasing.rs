@@ -57,13 +57,14 @@ pub async fn erase(store: Store, owner: PgConnectOptions, stop: CancellationToke
             match vacuum(&owner).await {
                 Ok(Vacuumed::Rewritten) => tracing::info!("what was erased is gone from the tables' files"),
                 Ok(Vacuumed::Freed) => tracing::warn!(
-                    "a table is too large to be written anew now: its free space may hold what was erased until it is used \
-                     again; run VACUUM FULL vlaapi.customer_consent_audit in a quiet hour"
+                    "a table is too large to be written anew now, or is not its owner's: its free space may hold what was \
+                     erased until it is used again; as a superuser, in a quiet hour, run VACUUM (FULL, ANALYZE) on \
+                     vlaapi.customer_consent_audit, audit_events and customers, and VACUUM FULL pg_statistic"
                 ),
                 Err(error) => tracing::warn!(
                     %error,
-                    "what was erased is still in the tables' files: run VACUUM FULL on customer_consent_audit, \
-                     audit_events and customers as their owner"
+                    "what was erased is still in the tables' files: run VACUUM (FULL, ANALYZE) on \
+                     customer_consent_audit, audit_events and customers as their owner, and VACUUM FULL pg_statistic"
                 ),
             }
         }

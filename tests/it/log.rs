@@ -3,6 +3,7 @@
 mod backup;
 mod crash;
 mod erasure;
+mod files;
 mod forks;
 mod keys;
 mod proofs;

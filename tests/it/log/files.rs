@@ -1,0 +1,86 @@
+//! What was erased is nowhere: not in a dump, not in the tables' files.
+
+use std::path::Path;
+use std::process::Command;
+
+use consentd::postgres::programs::Programs;
+use sqlx::{ConnectOptions as _, PgPool};
+
+use super::prove;
+use super::running::Running;
+use crate::cluster::database;
+
+fn dump(url: &str) -> String {
+    let program = Programs::find(None, None).expect("PostgreSQL's programs").program("pg_dump");
+    let url = url.split('?').next().expect("a URL");
+    let output = Command::new(program).arg(format!("--dbname={url}")).output().expect("pg_dump starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("a dump is text")
+}
+
+/// The files of a directory that hold these bytes.
+fn holding(directory: &Path, bytes: &[u8]) -> Vec<String> {
+    let files = std::fs::read_dir(directory)
+        .expect("the database's directory")
+        .map(|file| file.expect("a file").path());
+    files
+        .filter(|file| {
+            let held = std::fs::read(file).unwrap_or_default();
+            held.windows(bytes.len()).any(|window| window == bytes)
+        })
+        .map(|file| file.display().to_string())
+        .collect()
+}
+
+#[tokio::test]
+async fn what_was_erased_is_gone_from_dumps_and_from_the_files_of_the_database() {
+    let database = database().await;
+    let data_dir = tempfile::tempdir().unwrap();
+    let running = Running::start(&database, data_dir.path(), &[]).await;
+    let customer = running.customer("canary-mail@example.com").await;
+    let audit_id = running.change(customer).await;
+    for _ in 0..20 {
+        running.change(customer).await;
+    }
+    let issued = running.proof(audit_id).await;
+    let pool = PgPool::connect_with(database.owner.clone()).await.unwrap();
+    // What the planner knows of the columns lies in files too.
+    let by_others =
+        "update vlaapi.customers set customer_metadata = '{\"note\": \"canary-metadata\"}'; analyze";
+    sqlx::raw_sql(by_others).execute(&pool).await.unwrap();
+    let (data, oid): (String, String) = sqlx::query_as(
+        "select current_setting('data_directory'), oid::text from pg_database where datname = current_database()",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    let files = Path::new(&data).join("base").join(oid);
+    let url = database.owner.to_url_lossy().to_string();
+    let canaries = [
+        "canary-mail",
+        "canary-reason",
+        "canary-person",
+        "canary-agent",
+        "canary-company",
+        "canary-metadata",
+    ];
+    sqlx::raw_sql("checkpoint").execute(&pool).await.unwrap();
+    let before = dump(&url);
+    for canary in canaries {
+        assert!(before.contains(canary), "{canary}");
+        assert!(!holding(&files, canary.as_bytes()).is_empty(), "{canary} should be in the files");
+    }
+
+    let (status, answer) = running.erase(customer).await;
+    assert_eq!((status, answer["entries"].as_u64()), (200, Some(21)));
+    running.says("what was erased is gone from the tables' files").await;
+    sqlx::raw_sql("checkpoint").execute(&pool).await.unwrap();
+    let after = dump(&url);
+    for canary in canaries {
+        assert!(!after.contains(canary), "{canary}");
+        assert_eq!(holding(&files, canary.as_bytes()), [""; 0], "{canary}");
+    }
+    let key = running.get("/.well-known/consentd-audit.vkey").await.trim().parse().unwrap();
+    assert!(prove(&issued, &[key]).opened.iter().any(|(_, value)| value == "canary-person"));
+    running.stop().await;
+}
