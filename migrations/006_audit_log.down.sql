@@ -45,3 +45,4 @@ alter table vlaapi.customer_consent_audit
   drop column on_behalf_of_salt,
   drop column changed_by_salt;
 drop function vlaapi.random_salt();
+drop function vlaapi.calendar_time(timestamptz);

@@ -8,6 +8,11 @@ create function vlaapi.random_salt() returns bytea
   -- gen_random_uuid draws from the strong source; two of them give 244 random bits, of which 128 are kept.
   return substring(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) from 1 for 16);
 
+-- PostgreSQL knows times that no calendar has, `infinity` among them: each is read as the nearest one that it has.
+create function vlaapi.calendar_time(moment timestamptz) returns timestamptz
+  language sql immutable parallel safe
+  return greatest(least(moment, timestamptz '9999-12-31T23:59:59.999999Z'), timestamptz '0001-01-01T00:00:00Z');
+
 alter table vlaapi.customer_consent_audit
   add column changed_by_salt bytea,
   add column on_behalf_of_salt bytea,

@@ -41,7 +41,7 @@ pub async fn checkpoints(
         StoredCheckpoint,
         r#"
         select tree_size, note,
-          greatest(least(signed_at, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z') as "signed_at!"
+          vlaapi.calendar_time(signed_at) as "signed_at!"
         from vlaapi.audit_checkpoints
         where log_id = $1 and tree_size > $2
         order by tree_size
@@ -140,7 +140,7 @@ pub async fn unsealed(connection: &mut PgConnection, above: i64) -> Result<Vec<U
         ) as entry
         left join (
           select audit_id,
-            min(greatest(least(queued_at, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z')) as queued_at
+            min(vlaapi.calendar_time(queued_at)) as queued_at
           from vlaapi.audit_pending
           group by audit_id
         ) as pending

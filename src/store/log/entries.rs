@@ -30,14 +30,14 @@ pub async fn load(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<Ve
           previous_tier as "previous_tier: String", new_tier as "new_tier: String", previous as "previous: Value",
           current as "current: Value", null as kind, null::jsonb as "details: Value", changed_by, on_behalf_of,
           change_reason, ip_address, user_agent, request_id,
-          greatest(least(timestamp, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z') as "timestamp!", changed_by_salt,
+          vlaapi.calendar_time(timestamp) as "timestamp!", changed_by_salt,
           on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac
         from vlaapi.customer_consent_audit
         where audit_id = any($1)
         union all
         select audit_id, customer_id, null, null, null, null, null, null, kind, details, changed_by, on_behalf_of,
           change_reason, ip_address, user_agent, request_id,
-          greatest(least(timestamp, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z'), changed_by_salt,
+          vlaapi.calendar_time(timestamp), changed_by_salt,
           on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac
         from vlaapi.audit_events
         where audit_id = any($1)

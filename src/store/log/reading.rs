@@ -192,7 +192,7 @@ impl Store {
             StoredCheckpoint,
             r#"
             select tree_size, note,
-              greatest(least(signed_at, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z') as "signed_at!"
+              vlaapi.calendar_time(signed_at) as "signed_at!"
             from vlaapi.audit_checkpoints
             where log_id = $1
             order by tree_size desc
@@ -381,7 +381,7 @@ impl Store {
             Backlog,
             r#"
             select count(*) as "pending!",
-              min(greatest(least(queued_at, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z')) as oldest,
+              min(vlaapi.calendar_time(queued_at)) as oldest,
               (select count(*) from vlaapi.audit_quarantine) as "quarantined!"
             from vlaapi.audit_pending
             "#

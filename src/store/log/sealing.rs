@@ -53,7 +53,7 @@ pub async fn take_pending(
         delete from vlaapi.audit_pending
         where ctid = any (array(select ctid from vlaapi.audit_pending order by audit_id limit $1))
         returning audit_id,
-          greatest(least(queued_at, '9999-12-31T23:59:59.999999Z'), '0001-01-01T00:00:00Z') as "queued_at!"
+          vlaapi.calendar_time(queued_at) as "queued_at!"
         "#,
         limit,
     )

@@ -1,7 +1,7 @@
 //! One entry's proof, and the receipt that is given before there is one.
 
-use consentd::ops::log::receipt::Receipt;
 use consentd::tlog::Note;
+use consentd::tlog::Receipt;
 use consentd::tlog::tree::leaf_hash;
 use serde_json::{Value, json};
 
@@ -152,9 +152,10 @@ async fn a_receipt_is_given_on_request_and_kept() {
         let receipt = Receipt::parse(&note.text).unwrap();
         assert_eq!(
             (receipt.origin.as_str(), Some(receipt.audit_id)),
-            (ORIGIN, answer.json()["audit_id"].as_i64())
+            (ORIGIN, answer.json()["audit_id"].as_u64())
         );
-        let (_, leaf) = leaves.iter().find(|(audit_id, _)| *audit_id == receipt.audit_id).unwrap();
+        let (_, leaf) =
+            leaves.iter().find(|(audit_id, _)| audit_id.cast_unsigned() == receipt.audit_id).unwrap();
         assert_eq!(receipt.leaf, leaf_hash(leaf));
     }
     let proven = prove(&proof(&service, audit_id).await, &[key]);
