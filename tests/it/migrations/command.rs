@@ -32,7 +32,8 @@ async fn up_says_what_it_applied_and_then_that_nothing_is_left() {
     let first = out(&migrate(&database, &["up", "--to", "2"]));
     assert!(first.contains("applied 001_initial_schema.up.sql in "), "{first}");
     assert_eq!(first.lines().count(), 2);
-    assert_eq!(out(&migrate(&database, &["up"])).lines().count(), 3);
+    let rest = usize::try_from(LAST).unwrap() - 2;
+    assert_eq!(out(&migrate(&database, &["up"])).lines().count(), rest);
     assert_eq!(out(&migrate(&database, &["up"])), "nothing to apply: the schema is up to date\n");
 }
 
@@ -156,7 +157,7 @@ async fn the_password_for_a_backup_is_no_argument() {
 
     let seen = std::fs::read_to_string(seen).unwrap();
     assert!(seen.contains("password: a/b c%41\n"), "{seen}");
-    assert_eq!(seen.matches("a/b").count(), 1, "{seen}");
+    assert_eq!(seen.matches("a/b c").count(), 1, "{seen}");
 }
 
 #[tokio::test]
