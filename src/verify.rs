@@ -172,8 +172,8 @@ pub struct Standards {
 /// Which keys are believed.
 #[derive(Clone, Debug)]
 pub enum Keys {
-    /// The private ones, of which the public ones follow under any name.
-    Own(Vec<crate::tlog::SigningKey>),
+    /// Those that sign and those that did, of which the public ones follow under any name.
+    Own { signers: Vec<crate::tlog::SigningKey>, retired: Vec<crate::tlog::RetiredKey> },
     /// Public ones, under their names.
     Given(Vec<crate::tlog::VerifierKey>),
 }
@@ -182,7 +182,11 @@ impl Keys {
     /// Those of a log.
     pub fn of(&self, origin: &str) -> Vec<crate::tlog::VerifierKey> {
         match self {
-            Self::Own(keys) => keys.iter().filter_map(|key| key.verifier_key(origin).ok()).collect(),
+            Self::Own { signers, retired } => {
+                let signers = signers.iter().map(|key| key.verifier_key(origin));
+                let retired = retired.iter().map(|key| key.verifier_key(origin));
+                signers.chain(retired).filter_map(Result::ok).collect()
+            }
             Self::Given(keys) => keys.iter().filter(|key| key.name() == origin).cloned().collect(),
         }
     }

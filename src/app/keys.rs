@@ -11,8 +11,8 @@ use base64::prelude::BASE64_STANDARD;
 use crate::config::audit::AuditKeyFiles;
 use crate::domain::WriterKey;
 use crate::error::StartError;
-use crate::ops::log::LogKeys;
-use crate::tlog::SigningKey;
+use crate::ops::log::{LogKeys, RetiredKeys};
+use crate::tlog::{RetiredKey, SigningKey};
 
 /// Where both files are.
 #[derive(Clone, Debug)]
@@ -41,27 +41,42 @@ impl KeyPaths {
             )));
         }
         for path in missing {
-            let text = if path == self.signing { new_signing_key()? } else { new_writer_key()? };
+            let text = if path == self.signing {
+                new_signing_key()?.to_pem()
+            } else {
+                writers_text(&[new_writer_key()?], &[])
+            };
             write_new(path, &text)?;
             tracing::info!(file = %path.display(), "made a key of the audit log: keep a copy of it");
         }
-        Ok(LogKeys { signers: signing_keys(&self.signing)?, writers: writer_keys(&self.writer)? })
+        let (signers, retired_signers) = signing_keys(&self.signing)?;
+        let (writers, retired_writers) = writer_keys(&self.writer)?;
+        let retired = RetiredKeys { writers: retired_writers, signers: retired_signers };
+        Ok(LogKeys { writers, signers, retired })
     }
 }
 
-pub fn signing_keys(path: &Path) -> Result<Vec<SigningKey>, StartError> {
-    SigningKey::from_pem(&read(path)?)
-        .map_err(|fault| StartError::new(format!("{} is not usable: {fault}", path.display())))
+/// What begins the line of a writer's key that makes nothing new.
+const RETIRED: &str = "retired ";
+
+/// The keys that sign, oldest first, and those that did.
+pub fn signing_keys(path: &Path) -> Result<(Vec<SigningKey>, Vec<RetiredKey>), StartError> {
+    let unusable = |fault| StartError::new(format!("{} is not usable: {fault}", path.display()));
+    let (retired, private) = RetiredKey::take_from_pem(&read(path)?).map_err(unusable)?;
+    Ok((SigningKey::from_pem(&private).map_err(unusable)?, retired))
 }
 
-pub fn writer_keys(path: &Path) -> Result<Vec<WriterKey>, StartError> {
+/// The keys that vouch for entries, newest first, and those that did.
+pub fn writer_keys(path: &Path) -> Result<(Vec<WriterKey>, Vec<WriterKey>), StartError> {
     let text = read(path)?;
-    let keys: Option<Vec<WriterKey>> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .map(|line| BASE64_STANDARD.decode(line.trim()).ok()?.try_into().ok().map(WriterKey::new))
-        .collect();
-    keys.filter(|keys| !keys.is_empty()).ok_or_else(|| {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let (retired, current): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with(RETIRED));
+    let key = |line: &str| {
+        let digits = line.strip_prefix(RETIRED).unwrap_or(line);
+        BASE64_STANDARD.decode(digits).ok()?.try_into().ok().map(WriterKey::new)
+    };
+    let keys = |lines: Vec<&str>| lines.into_iter().map(key).collect::<Option<Vec<_>>>();
+    keys(current).filter(|keys| !keys.is_empty()).zip(keys(retired)).ok_or_else(|| {
         StartError::new(format!(
             "{} does not hold writer's keys, one a line, each 32 bytes in base64: make one with `consentd audit keygen`",
             path.display()
@@ -69,17 +84,25 @@ pub fn writer_keys(path: &Path) -> Result<Vec<WriterKey>, StartError> {
     })
 }
 
-pub fn new_signing_key() -> Result<String, StartError> {
-    Ok(SigningKey::from_seed(random()?).to_pem())
+pub fn new_signing_key() -> Result<SigningKey, StartError> {
+    Ok(SigningKey::from_seed(random()?))
 }
 
-pub fn new_writer_key() -> Result<String, StartError> {
-    Ok(writer_key_text(&WriterKey::new(random()?)))
+pub fn new_writer_key() -> Result<WriterKey, StartError> {
+    Ok(WriterKey::new(random()?))
 }
 
-/// A key's line in the file.
-pub fn writer_key_text(key: &WriterKey) -> String {
-    format!("{}\n", BASE64_STANDARD.encode(key.reveal()))
+/// The file that [`signing_keys`] reads.
+pub fn signers_text(signers: &[SigningKey], retired: &[RetiredKey]) -> String {
+    let retired = retired.iter().map(RetiredKey::to_pem);
+    retired.chain(signers.iter().map(SigningKey::to_pem)).collect()
+}
+
+/// The file that [`writer_keys`] reads.
+pub fn writers_text(writers: &[WriterKey], retired: &[WriterKey]) -> String {
+    let line = |prefix: &str, key: &WriterKey| format!("{prefix}{}\n", BASE64_STANDARD.encode(key.reveal()));
+    let writers = writers.iter().map(|key| line("", key));
+    writers.chain(retired.iter().map(|key| line(RETIRED, key))).collect()
 }
 
 fn random() -> Result<[u8; 32], StartError> {

@@ -13,7 +13,7 @@ use crate::config::audit::AuditConfig;
 use crate::error::{Error, StartError};
 use crate::ops::log::memory::Memory;
 use crate::ops::log::sealer::{self, Sealer};
-use crate::ops::log::{LogKeys, LogView, opening};
+use crate::ops::log::{LogKeys, LogView, RetiredKeys, opening};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -38,7 +38,7 @@ pub async fn open(store: &Store, config: &AuditConfig, data_dir: &Path) -> Resul
     let view = Arc::new(LogView::default());
     if config.measure_without_audit_log {
         tracing::warn!("entries are not vouched for and nothing is sealed: this is for measuring alone");
-        let keys = LogKeys { writers: Vec::new(), signers: Vec::new() };
+        let keys = LogKeys { writers: Vec::new(), signers: Vec::new(), retired: RetiredKeys::default() };
         return Ok(Log { keys: Arc::new(keys), view, sealer: None });
     }
     let failed = |error: Error| StartError::new(format!("cannot open the audit log: {error}"));

@@ -107,13 +107,14 @@ async fn once(
     let checkpoints = outside.read(&mut report);
     let mut connection = snapshot(service).await?;
     let standards = Standards {
-        keys: Keys::Own(keys.signers.clone()),
+        keys: Keys::Own { signers: keys.signers.clone(), retired: keys.retired.signers.clone() },
         checkpoints,
         receipts: Vec::new(),
         since: None,
         now: started_at,
     };
-    let scope = Scope { standards: &standards, writers: &keys.writers, live: true };
+    let writers = keys.believed_writers();
+    let scope = Scope { standards: &standards, writers: &writers, live: true };
     let report = verify(&mut connection, &scope, report, &|_, _| {}).await?;
     let verdict = report.verdict();
     let mut by_rule: BTreeMap<Rule, u64> = BTreeMap::new();

@@ -14,7 +14,8 @@ use chrono::{DateTime, Utc};
 
 use crate::domain::WriterKey;
 use crate::error::Error;
-use crate::tlog::{Checkpoint, SigningKey, VerifierKey};
+use crate::tlog::note::KeyFault;
+use crate::tlog::{Checkpoint, RetiredKey, SigningKey, VerifierKey};
 
 pub mod memory;
 pub mod opening;
@@ -29,17 +30,40 @@ pub struct LogKeys {
     pub writers: Vec<WriterKey>,
     /// All of them sign.
     pub signers: Vec<SigningKey>,
+    pub retired: RetiredKeys,
+}
+
+/// Keys of former times: what they signed and vouched for is believed, and they make nothing new.
+#[derive(Clone, Debug, Default)]
+pub struct RetiredKeys {
+    pub writers: Vec<WriterKey>,
+    pub signers: Vec<RetiredKey>,
 }
 
 impl LogKeys {
-    /// The public keys, under the name of a log.
+    /// The public keys of those that sign, under the name of a log.
     pub fn verifier_keys(&self, origin: &str) -> Result<Vec<VerifierKey>, Error> {
-        self.signers
-            .iter()
-            .map(|key| key.verifier_key(origin))
-            .collect::<Result<_, _>>()
-            .map_err(|fault| Error::Internal(format!("{origin} cannot be the name of a key: {fault}")))
+        named(origin, self.signers.iter().map(|key| key.verifier_key(origin)))
     }
+
+    /// Likewise, and of those that did.
+    pub fn believed_keys(&self, origin: &str) -> Result<Vec<VerifierKey>, Error> {
+        let retired = named(origin, self.retired.signers.iter().map(|key| key.verifier_key(origin)))?;
+        Ok([self.verifier_keys(origin)?, retired].concat())
+    }
+
+    /// The writers' keys, and those that were.
+    pub fn believed_writers(&self) -> Vec<WriterKey> {
+        [self.writers.clone(), self.retired.writers.clone()].concat()
+    }
+}
+
+fn named(
+    origin: &str,
+    keys: impl Iterator<Item = Result<VerifierKey, KeyFault>>,
+) -> Result<Vec<VerifierKey>, Error> {
+    keys.collect::<Result<_, _>>()
+        .map_err(|fault| Error::Internal(format!("{origin} cannot be the name of a key: {fault}")))
 }
 
 /// What this replica knows of the log, for whoever asks.

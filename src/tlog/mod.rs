@@ -22,7 +22,7 @@ pub mod tile;
 pub mod tree;
 
 pub use checkpoint::Checkpoint;
-pub use note::{Note, SigningKey, VerifierKey};
+pub use note::{Note, RetiredKey, SigningKey, VerifierKey};
 pub use proof::LogProof;
 pub use receipt::Receipt;
 pub use tile::Tile;

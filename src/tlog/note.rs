@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 
 pub mod key;
 
-pub use key::{Algorithm, KeyFault, SigningKey, VerifierKey};
+pub use key::{Algorithm, KeyFault, RetiredKey, SigningKey, VerifierKey};
 
 /// The specification asks for at least 16, and for some limit: each costs whoever checks them.
 const MAX_SIGNATURES: usize = 100;

@@ -15,7 +15,7 @@ use consentd::http::{AppState, Cursors, Rates};
 use consentd::ops;
 use consentd::ops::log::memory::Memory;
 use consentd::ops::log::sealer::Sealer;
-use consentd::ops::log::{LogKeys, LogView, opening};
+use consentd::ops::log::{LogKeys, LogView, RetiredKeys, opening};
 use consentd::store::Store;
 use consentd::tlog::SigningKey;
 use http_body_util::BodyExt as _;
@@ -174,6 +174,7 @@ impl Service {
         let keys = Arc::new(LogKeys {
             writers: vec![WriterKey::new([7; 32])],
             signers: vec![SigningKey::from_seed([9; 32])],
+            retired: RetiredKeys::default(),
         });
         let view = Arc::new(LogView::default());
         let state = AppState {

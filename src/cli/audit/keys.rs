@@ -1,6 +1,6 @@
 //! `consentd audit keygen`: makes and changes the log's keys.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -12,8 +12,9 @@ use crate::config::audit::AuditKeyFiles;
 
 pub const HELP: &str = "The service makes both keys itself at its first start; replicas beyond the first need copies of them.\n\n\
     To change the signing key: --add makes a second one, and from the next start on both sign. Give auditors the new \
-    verifier key (it is printed, and served at /.well-known/consentd-audit.vkey). Then --retire takes the old one away. \
-    With --writer the same holds for the writer's key, once every entry that the old one vouched for is sealed.\n\n\
+    verifier key (it is printed, and served at /.well-known/consentd-audit.vkey). Then --retire takes the old private \
+    key away, and leaves its public half, so that what it has signed stays good. With --writer the same holds for the writer's \
+    key, once every entry that the old one vouched for is sealed; it stays in the file, marked as retired.\n\n\
     Examples:\n  \
     consentd audit keygen --output audit.key --name consent.example.com\n  \
     consentd audit keygen --add\n  \
@@ -29,7 +30,7 @@ pub struct KeygenArgs {
     #[arg(long, conflicts_with = "retire")]
     add: bool,
 
-    /// Take the oldest key out of that file
+    /// Let the oldest key in that file make nothing new
     #[arg(long)]
     retire: bool,
 
@@ -56,42 +57,59 @@ pub fn run(args: &KeygenArgs) -> Result<(), Failure> {
     let paths = KeyPaths::new(&args.files, &args.data_dir.path()?);
     let used = if args.writer { &paths.writer } else { &paths.signing };
     let path = args.output.as_ref().unwrap_or(used);
-    // The newest writer's key comes first: the first one writes. Of the signing keys all sign, oldest first.
     if args.add || args.retire {
-        let mut texts: Vec<String> = if args.writer {
-            keys::writer_keys(path)?.iter().rev().map(keys::writer_key_text).collect()
-        } else {
-            keys::signing_keys(path)?.iter().map(crate::tlog::SigningKey::to_pem).collect()
-        };
-        if args.add {
-            texts.push(new_key(args.writer)?);
-        } else if texts.len() < 2 {
-            return Err(Failure::new(format!(
-                "{} holds one key alone: --add another one first, and start the service with both",
-                path.display()
-            )));
-        } else {
-            texts.remove(0);
-        }
-        if args.writer {
-            texts.reverse();
-        }
-        keys::replace(path, &texts.concat())?;
+        keys::replace(path, &changed(args, path)?)?;
     } else {
-        keys::write_new(path, &new_key(args.writer)?)?;
+        let text = if args.writer {
+            keys::writers_text(&[keys::new_writer_key()?], &[])
+        } else {
+            keys::signers_text(&[keys::new_signing_key()?], &[])
+        };
+        keys::write_new(path, &text)?;
     }
-    eprintln!("{}: {}", path.display(), if args.retire { "the oldest key is gone" } else { "a new key" });
+    eprintln!(
+        "{}: {}",
+        path.display(),
+        if args.retire { "the oldest key is retired: what it has made stays good" } else { "a new key" }
+    );
     if args.writer {
         return Ok(());
     }
     let origin = format!("{}/audit/{}", args.name, args.number);
-    for key in keys::signing_keys(path)? {
+    for key in keys::signing_keys(path)?.0 {
         let key = key.verifier_key(&origin).map_err(|fault| Failure::new(format!("--name: {fault}")))?;
         line(&key.to_string())?;
     }
     Ok(())
 }
 
-fn new_key(writer: bool) -> Result<String, Failure> {
-    Ok(if writer { keys::new_writer_key()? } else { keys::new_signing_key()? })
+/// The file with one key more, or with its oldest one retired.
+fn changed(args: &KeygenArgs, path: &Path) -> Result<String, Failure> {
+    let alone = || {
+        Failure::new(format!(
+            "{} holds one key alone: --add another one first, and start the service with both",
+            path.display()
+        ))
+    };
+    if args.writer {
+        // The newest comes first: the first one writes.
+        let (mut writers, mut retired) = keys::writer_keys(path)?;
+        if args.add {
+            writers.insert(0, keys::new_writer_key()?);
+        } else if writers.len() < 2 {
+            return Err(alone());
+        } else {
+            retired.extend(writers.pop());
+        }
+        return Ok(keys::writers_text(&writers, &retired));
+    }
+    let (mut signers, mut retired) = keys::signing_keys(path)?;
+    if args.add {
+        signers.push(keys::new_signing_key()?);
+    } else if signers.len() < 2 {
+        return Err(alone());
+    } else {
+        retired.push((&signers.remove(0)).into());
+    }
+    Ok(keys::signers_text(&signers, &retired))
 }

@@ -159,8 +159,9 @@ pub struct ReplayArgs {
 
 pub async fn replay_erasures(args: ReplayArgs) -> Result<(), Failure> {
     let path = KeyPaths::new(&args.files, &args.database.data_dir()?).signing;
+    let (signers, retired) = keys::signing_keys(&path)?;
     let standards = Standards {
-        keys: Keys::Own(keys::signing_keys(&path)?),
+        keys: Keys::Own { signers, retired },
         checkpoints: Vec::new(),
         receipts: Vec::new(),
         since: None,

@@ -152,7 +152,12 @@ async fn verify_database(
     let data_dir = args.database.data_dir()?;
     let writers: Vec<WriterKey> = {
         let path = KeyPaths::new(&args.files, &data_dir).writer;
-        if path.exists() { keys::writer_keys(&path)? } else { Vec::new() }
+        if path.exists() {
+            let (writers, retired) = keys::writer_keys(&path)?;
+            [writers, retired].concat()
+        } else {
+            Vec::new()
+        }
     };
     if writers.is_empty() {
         report.remark("the writer's key is not here: macs of entries are not checked");
@@ -186,7 +191,8 @@ fn believed(args: &VerifyArgs) -> Result<Keys, StartError> {
                 path.display()
             )));
         }
-        return Ok(Keys::Own(keys::signing_keys(&path)?));
+        let (signers, retired) = keys::signing_keys(&path)?;
+        return Ok(Keys::Own { signers, retired });
     }
     let mut given = Vec::new();
     for key in &args.key {

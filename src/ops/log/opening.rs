@@ -48,7 +48,7 @@ pub async fn open_next(
         .await?
         .pop()
         .ok_or(Error::Conflict("there is no log yet: the service opens the first one when it starts"))?;
-    let remembered = memory.recall(|origin| keys.verifier_keys(origin))?.map(|(checkpoint, _)| checkpoint);
+    let remembered = memory.recall(|origin| keys.believed_keys(origin))?.map(|(checkpoint, _)| checkpoint);
     let stored = match store.latest_checkpoint(old.log_id).await? {
         Some(stored) => {
             stored.note.split_once("\n\n").and_then(|(text, _)| Checkpoint::parse(&format!("{text}\n")).ok())

@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::memory::Memory;
 use super::{LogKeys, LogView};
-use crate::domain::{LOG_OPENED, LogEvent, Source};
+use crate::domain::{LOG_OPENED, LogEvent, Source, WriterKey};
 use crate::error::Error;
 use crate::store::Store;
 use crate::store::log::entries::{self, StoredEntry};
@@ -129,7 +129,7 @@ impl Sealer {
 
     /// Takes up what this replica remembers from before it was started.
     pub async fn recall(&mut self, now: DateTime<Utc>) -> Result<(), Error> {
-        let Some((checkpoint, note)) = self.memory.recall(|origin| self.keys.verifier_keys(origin))? else {
+        let Some((checkpoint, note)) = self.memory.recall(|origin| self.keys.believed_keys(origin))? else {
             return Ok(());
         };
         if checkpoint.origin != self.seen.origin {
@@ -228,11 +228,12 @@ impl Sealer {
     /// Whether a log was opened by this service, and follows the one of this name, by however many steps.
     async fn succeeds(&self, log: &Log, origin: &str) -> Result<bool, Error> {
         let mut log_id = log.log_id;
+        let writers = self.keys.believed_writers();
         while let Some(first) = self.store.leaves(log_id, 0, 1).await?.pop() {
             let Some(stored) = self.store.log_entry(first.audit_id).await? else { return Ok(false) };
             let LogEvent::Other { kind, details, .. } = &stored.entry.event else { return Ok(false) };
             if kind != LOG_OPENED
-                || self.leaf(&stored).ok().as_deref() != Some(&first.leaf)
+                || leaf(&stored, &writers).ok().as_deref() != Some(&first.leaf)
                 || stored.mac.is_none()
             {
                 return Ok(false);
@@ -275,12 +276,12 @@ impl Sealer {
         Ok(Some(Signed { log_id: log.log_id, checkpoint, note: latest.note.clone() }))
     }
 
-    /// A checkpoint of this log and size, signed by a key of ours.
+    /// A checkpoint of this log and size, signed by a key that is or was ours.
     fn checked(&self, log: &Log, size: u64, note: &str) -> Result<Checkpoint, Halt> {
         let wrong =
             |why: String| forked(format!("the checkpoint of size {size} in the database is not ours: {why}"));
         let parsed = Note::parse(note).map_err(|fault| wrong(fault.to_string()))?;
-        parsed.verify(&self.keys.verifier_keys(&log.origin)?).map_err(|fault| wrong(fault.to_string()))?;
+        parsed.verify(&self.keys.believed_keys(&log.origin)?).map_err(|fault| wrong(fault.to_string()))?;
         let checkpoint = Checkpoint::parse(&parsed.text).map_err(|fault| wrong(fault.to_string()))?;
         if checkpoint.origin == log.origin && checkpoint.size == size {
             Ok(checkpoint)
@@ -307,7 +308,7 @@ impl Sealer {
         let mut quarantined = Vec::new();
         for entry in stored.iter().filter(|stored| !sealed.contains(&stored.entry.audit_id)) {
             let audit_id = entry.entry.audit_id;
-            match self.leaf(entry) {
+            match leaf(entry, &self.keys.writers) {
                 Ok(leaf) => leaves.push(NewLeaf { audit_id, hash: leaf_hash(&leaf), leaf }),
                 Err(why) => quarantined.push((audit_id, why)),
             }
@@ -340,19 +341,6 @@ impl Sealer {
             signed: None,
         };
         Ok(())
-    }
-
-    /// The leaf of an entry: with the service's word if its mac is right, and without if it has none.
-    fn leaf(&self, stored: &StoredEntry) -> Result<Vec<u8>, String> {
-        let commitments = stored.entry.commitments();
-        let source = if stored.mac.is_some() { Source::Service } else { Source::Sql };
-        let leaf = stored.entry.leaf(source, &commitments).map_err(|fault| fault.to_string())?;
-        match &stored.mac {
-            Some(mac) if !self.keys.writers.iter().any(|key| key.made(mac, &leaf)) => {
-                Err("its mac is not the service's word for what it tells".to_owned())
-            }
-            _ => Ok(leaf),
-        }
     }
 
     /// Signs what is committed beyond the last checkpoint, from the very bytes that the database gives back.
@@ -442,6 +430,19 @@ impl Sealer {
             self.view.change(|state| state.fork = Some(why.to_owned()));
         }
         self.store.mark_forked(self.seen.log_id, why, now).await
+    }
+}
+
+/// The leaf of an entry: with the service's word if its mac is by one of these keys, and without if it has none.
+fn leaf(stored: &StoredEntry, writers: &[WriterKey]) -> Result<Vec<u8>, String> {
+    let commitments = stored.entry.commitments();
+    let source = if stored.mac.is_some() { Source::Service } else { Source::Sql };
+    let leaf = stored.entry.leaf(source, &commitments).map_err(|fault| fault.to_string())?;
+    match &stored.mac {
+        Some(mac) if !writers.iter().any(|key| key.made(mac, &leaf)) => {
+            Err("its mac is not the service's word for what it tells".to_owned())
+        }
+        _ => Ok(leaf),
     }
 }
 

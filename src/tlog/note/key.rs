@@ -7,7 +7,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ed25519_dalek::Signer as _;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, KeypairBytes};
+use ed25519_dalek::pkcs8::{
+    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _, KeypairBytes,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::{Signature, Verified};
@@ -80,6 +82,42 @@ impl SigningKey {
             key_id: key_id(name, Algorithm::Ed25519, &public_key),
             bytes: self.0.sign(text.as_bytes()).to_bytes().to_vec(),
         }
+    }
+}
+
+/// The public half of a key that signs no longer: what it has signed stays good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetiredKey(ed25519_dalek::VerifyingKey);
+
+impl From<&SigningKey> for RetiredKey {
+    fn from(key: &SigningKey) -> Self {
+        Self(key.0.verifying_key())
+    }
+}
+
+impl RetiredKey {
+    /// Takes the public keys out of a PEM file, as `openssl pkey -pubout` writes them, and answers what is left of it too.
+    pub fn take_from_pem(text: &str) -> Result<(Vec<Self>, String), KeyFault> {
+        const BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
+        const END: &str = "-----END PUBLIC KEY-----";
+        let (mut keys, mut left, mut rest) = (Vec::new(), String::new(), text);
+        while let Some((before, block)) = rest.split_once(BEGIN) {
+            let (body, after) = block.split_once(END).ok_or(KeyFault::PublicKey)?;
+            let key = ed25519_dalek::VerifyingKey::from_public_key_pem(&format!("{BEGIN}{body}{END}"));
+            keys.push(Self(key.map_err(|_| KeyFault::PublicKey)?));
+            left.push_str(before);
+            rest = after;
+        }
+        left.push_str(rest);
+        Ok((keys, left))
+    }
+
+    pub fn to_pem(&self) -> String {
+        self.0.to_public_key_pem(LineEnding::LF).expect("32 bytes can be written as a public key")
+    }
+
+    pub fn verifier_key(&self, name: &str) -> Result<VerifierKey, KeyFault> {
+        VerifierKey::new(name, Algorithm::Ed25519, self.0.to_bytes())
     }
 }
 

@@ -222,7 +222,7 @@ async fn a_log_that_was_opened_without_the_writers_key_is_refused() {
     change(&service, service.customer().await).await;
     seal(&mut sealer, service.now()).await;
     // Somebody who has stolen the log's key, and not the writer's.
-    let stolen = LogKeys { writers: vec![WriterKey::new([66; 32])], signers: service.keys.signers.clone() };
+    let stolen = LogKeys { writers: vec![WriterKey::new([66; 32])], ..(*service.keys).clone() };
     let nowhere = Memory::at(service.outside.path().join("nothing"));
     let by = Attribution { changed_by: "system:operator".to_owned(), ..Attribution::default() };
     opening::open_next(&service.store, &stolen, None, &nowhere, &by, service.now()).await.unwrap();

@@ -4,11 +4,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use consentd::tlog::VerifierKey;
 use consentd::tlog::note::Algorithm;
+use consentd::tlog::{Note, VerifierKey};
 
 use super::running::{Running, copy_of, logins, refusal};
-use super::{ORIGIN, program, prove, said};
+use super::{ORIGIN, eventually, program, prove, said};
 use crate::cluster::database;
 
 /// What `openssl genpkey -algorithm ed25519` made, and the public half of it, for machines without the program.
@@ -125,6 +125,11 @@ fn keygen_replaces_no_key_and_prints_what_auditors_need() {
     assert_eq!(both[0].public_key(), first[0].public_key());
     let left = vkeys(&said(&keygen(&["--retire"])));
     assert_eq!((left.len(), left[0].public_key()), (1, both[1].public_key()));
+    let text = std::fs::read_to_string(data_dir.path().join("audit.key")).unwrap();
+    let blocks = |kind: &str| text.matches(&format!("BEGIN {kind} KEY")).count();
+    assert_eq!((blocks("PRIVATE"), blocks("PUBLIC")), (1, 1), "the private half of the old key is gone");
+    let refused = keygen(&["--retire"]);
+    assert!(!refused.status.success());
 
     // The writer's newest key comes first, since the first one writes.
     assert_eq!(said(&keygen(&["--writer"])), "", "a secret is not printed");
@@ -134,9 +139,55 @@ fn keygen_replaces_no_key_and_prints_what_auditors_need() {
     let two = std::fs::read_to_string(&file).unwrap();
     assert!(two.ends_with(&one) && two.lines().count() == 2);
     said(&keygen(&["--writer", "--retire"]));
-    assert_eq!(std::fs::read_to_string(&file).unwrap() + &one, two);
+    let left = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(left, two.replace(&one, &format!("retired {one}")));
     for file in ["audit.key", "audit-writer.key"] {
         let mode = std::fs::metadata(data_dir.path().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
+}
+
+#[tokio::test]
+async fn keys_are_changed_while_the_log_goes_on_and_what_the_old_ones_signed_stays_good() {
+    let database = database().await;
+    let data_dir = tempfile::tempdir().unwrap();
+    let keygen = |arguments: &[&str]| {
+        let command = ["audit", "keygen", "--name", "log.example"];
+        said(&program(data_dir.path(), &[&command, arguments].concat()).output().unwrap())
+    };
+    let running = Running::start(&database, data_dir.path(), &[]).await;
+    let customer = running.customer("a@example.com").await;
+    let first = running.change(customer).await;
+    let old = vkeys(&running.get("/.well-known/consentd-audit.vkey").await);
+    let issued = running.proof(first).await;
+    running.stop().await;
+
+    let both = vkeys(&keygen(&["--add"]));
+    keygen(&["--add", "--writer"]);
+    let running = Running::start(&database, data_dir.path(), &[]).await;
+    assert_eq!(vkeys(&running.get("/.well-known/consentd-audit.vkey").await), both);
+    let second = running.change(customer).await;
+    let proven = prove(&running.proof(second).await, &old);
+    assert_eq!(proven.checkpoint.verify(&both).unwrap().len(), 2, "both sign");
+    running.stop().await;
+
+    let new = vkeys(&keygen(&["--retire"]));
+    assert_eq!(new, both[1..]);
+    keygen(&["--retire", "--writer"]);
+    let running = Running::start(&database, data_dir.path(), &[]).await;
+    assert_eq!(vkeys(&running.get("/.well-known/consentd-audit.vkey").await), new);
+    let third = running.change(customer).await;
+    let proven = prove(&running.proof(third).await, &new);
+    assert_eq!(proven.checkpoint.verify(&both).unwrap().len(), 1, "the new one alone signs");
+    eventually("nothing waits", async || running.status().await["pending"] == 0).await;
+    assert_eq!(running.status().await["state"], "sealing");
+    prove(&issued, &old);
+    Note::parse(&running.get("/v1/audit/log/checkpoint").await).unwrap().verify(&new).unwrap();
+
+    // The whole log, that part of it included which the retired keys signed and vouched for.
+    let mut verify = program(data_dir.path(), &["audit", "verify"]);
+    verify.envs(logins(&database.service, &database.owner));
+    let report = said(&verify.output().unwrap());
+    assert!(report.contains("clean: nothing was found"), "{report}");
+    running.stop().await;
 }

@@ -1,6 +1,6 @@
 //! Keys: as OpenSSL writes them, and as those who check signatures are given them.
 
-use consentd::tlog::note::{Algorithm, KeyFault, SigningKey, VerifierKey};
+use consentd::tlog::note::{Algorithm, KeyFault, RetiredKey, SigningKey, VerifierKey};
 use proptest::prelude::*;
 
 /// RFC 8410 section 10.3, and its public key from section 10.1: what `openssl genpkey` makes looks the same.
@@ -48,6 +48,27 @@ fn what_is_no_private_key_is_refused_by_its_number() {
     assert_eq!(refused(&format!("{}{PEM}", PEM.replace("PRIVATE", "EC PRIVATE"))), KeyFault::Pem(1));
     // The same for X25519, which is another curve: its object identifier ends with 110 instead of 112.
     assert_eq!(refused(&PEM.replace("K2Vw", "K2Vu")), KeyFault::Pem(1));
+}
+
+#[test]
+fn a_key_that_is_retired_leaves_its_public_half_as_openssl_writes_it() {
+    let key = &SigningKey::from_pem(PEM).unwrap()[0];
+    let retired = RetiredKey::from(key);
+    // RFC 8410 section 10.1.
+    let public = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
+-----END PUBLIC KEY-----
+";
+    assert_eq!(retired.to_pem(), public);
+    assert_eq!(retired.verifier_key("log.example"), key.verifier_key("log.example"));
+    let (keys, left) = RetiredKey::take_from_pem(&format!("{public}{PEM}{public}")).unwrap();
+    assert_eq!((keys, left.trim()), (vec![retired.clone(), retired], PEM.trim()));
+    let none = RetiredKey::take_from_pem(PEM).unwrap();
+    assert_eq!(none, (Vec::new(), PEM.to_owned()));
+    let refused = |text: &str| RetiredKey::take_from_pem(text).unwrap_err();
+    assert_eq!(refused(&public.replace("MCow", "MCox")), KeyFault::PublicKey);
+    assert_eq!(refused(&public.replace("K2Vw", "K2Vu")), KeyFault::PublicKey);
+    assert_eq!(refused(&public[..60]), KeyFault::PublicKey);
 }
 
 #[test]
@@ -101,6 +122,7 @@ proptest! {
     fn no_text_makes_a_reader_of_keys_stumble(text in ".*", body in "[A-Za-z0-9+/\n]{0,99}") {
         let _ = SigningKey::from_pem(&text);
         let _ = SigningKey::from_pem(&format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----"));
+        let _ = RetiredKey::take_from_pem(&format!("{text}-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----"));
         let _ = text.parse::<VerifierKey>();
         let _ = format!("name+530d903a+{body}").parse::<VerifierKey>();
     }
