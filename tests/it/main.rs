@@ -1,6 +1,7 @@
 //! Whether the service keeps its promises: through HTTP, the command line and SQL, on a real PostgreSQL.
 
 mod access;
+mod attacks;
 mod audit;
 mod cli;
 mod cli_client;
