@@ -12,6 +12,7 @@ mod embedded;
 mod expiry;
 mod keys;
 mod layers;
+mod leaf;
 mod log;
 mod migrations;
 mod observe;
