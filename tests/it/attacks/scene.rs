@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Parser;
-use consentd::app::keys::{write_new, writer_key_text};
+use consentd::app::keys::{write_new, writers_text};
 use consentd::cli::demo::{self, DemoArgs};
 use consentd::domain::PersonalField;
 use consentd::ops::erasure::{self, ErasureRequest, Retention};
@@ -48,7 +48,7 @@ impl Scene {
         let service = Service::start().await;
         let file = |name: &str| service.outside.path().join(name);
         write_new(&file("audit.key"), &service.keys.signers[0].to_pem()).expect("a key is written");
-        write_new(&file("audit-writer.key"), &writer_key_text(&service.keys.writers[0]))
+        write_new(&file("audit-writer.key"), &writers_text(&service.keys.writers, &[]))
             .expect("a key is written");
         let pool = service.sql().await;
         let mut superuser = pool.acquire().await.expect("a superuser comes in").detach();
@@ -222,7 +222,7 @@ impl Scene {
     pub async fn standards(&self) -> Standards {
         let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.service.sql().await).await;
         Standards {
-            keys: Keys::Own(self.service.keys.signers.clone()),
+            keys: Keys::Own { signers: self.service.keys.signers.clone(), retired: Vec::new() },
             checkpoints: Vec::new(),
             receipts: Vec::new(),
             since: None,
