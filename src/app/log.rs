@@ -12,7 +12,7 @@ use super::{clock, every};
 use crate::config::audit::AuditConfig;
 use crate::error::{Error, StartError};
 use crate::ops::log::memory::Memory;
-use crate::ops::log::sealer::{self, Sealer};
+use crate::ops::log::sealer::Sealer;
 use crate::ops::log::{LogKeys, LogView, RetiredKeys, opening};
 use crate::store::Store;
 use crate::telemetry;
@@ -45,7 +45,7 @@ pub async fn open(store: &Store, config: &AuditConfig, data_dir: &Path) -> Resul
     let first = store.open_log().await.map_err(failed)?.is_none();
     let keys = Arc::new(KeyPaths::new(&config.keys, data_dir).load(first)?);
     let log = opening::open_first(store, &keys, &config.audit_name, clock()).await.map_err(failed)?;
-    sealer::admit(store, &keys, &log).await.map_err(failed)?.map_err(StartError::new)?;
+    opening::admit(store, &keys, &log).await.map_err(failed)?.map_err(StartError::new)?;
     let mut sealer = Sealer::new(store.clone(), Arc::clone(&keys), Arc::clone(&view), memory(data_dir), &log);
     sealer.recall(clock()).await.map_err(failed)?;
     Ok(Log { keys, view, sealer: Some(sealer) })

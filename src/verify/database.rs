@@ -4,17 +4,20 @@ use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
-use super::ledger::{LONGEST_WAIT, Ledger, VersionTold};
+use super::ledger::{LONGEST_WAIT, Ledger};
 use super::outside::OutsideCheckpoint;
 use super::tree::TreeCheck;
 use super::{Progress, Report, Rule, Standards, VerifiedLog};
-use crate::domain::{Commitments, Leaf, LogEvent, PersonalField, Source, WriterKey};
+use crate::domain::{PersonalField, WriterKey};
 use crate::error::Error;
 use crate::store::log::entries::{self, StoredEntry};
 use crate::store::log::reading;
 use crate::store::log::sealing::Log;
 use crate::store::verification as rows;
-use crate::tlog::tree::{Frontier, Hash, Node, leaf_hash};
+use crate::tlog::tree::{Frontier, Hash, Node};
+
+mod row;
+mod trail;
 
 /// Leaves that are in memory at once.
 const CHUNK: i64 = 4_000;
@@ -324,17 +327,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Of two rows under one id, one would hide behind the other's leaf.
-    fn twice(&mut self, stored: &[StoredEntry]) {
-        for pair in stored.windows(2).filter(|pair| pair[0].entry.audit_id == pair[1].entry.audit_id) {
-            self.report.find(
-                Rule::V7,
-                format!("entry {}", pair[0].entry.audit_id),
-                "there are two rows under this id",
-            );
-        }
-    }
-
     /// The nodes that are stored are those of the leaves.
     async fn nodes(
         &mut self,
@@ -355,164 +347,6 @@ impl Run<'_> {
         }
         Ok(())
     }
-
-    /// The row is what the leaf says, but for what was erased.
-    fn row(&mut self, leaf: &Leaf, bytes: &[u8], stored: Option<&StoredEntry>) {
-        let place = || format!("entry {}", leaf.audit_id);
-        let Some(stored) = stored else {
-            self.report.find(Rule::V7, place(), "it is in the log, and gone from the trail");
-            return;
-        };
-        let mut commitments: Commitments = leaf.commitments.clone();
-        for (field, salted) in &stored.entry.personal {
-            if commitments.get(field) != Some(&salted.commitment(*field)) {
-                self.report.find(
-                    Rule::V8,
-                    place(),
-                    format!("{} is not what the log committed to", field.as_str()),
-                );
-            }
-        }
-        for field in leaf.commitments.keys().filter(|field| !stored.entry.personal.contains_key(field)) {
-            self.gone.push((leaf.audit_id, *field));
-        }
-        // What is personal was looked at above: here it is to be as the leaf has it.
-        commitments.retain(|field, _| leaf.commitments.contains_key(field));
-        let source = if stored.mac.is_some() { Source::Service } else { Source::Sql };
-        match stored.entry.leaf(source, &commitments) {
-            Ok(again) if again == bytes => {}
-            Ok(again) => self.report.find(Rule::V7, place(), difference(bytes, &again)),
-            Err(fault) => self.report.find(Rule::V7, place(), fault.to_string()),
-        }
-        if let Some(mac) = &stored.mac {
-            if !self.scope.writers.is_empty() && !self.scope.writers.iter().any(|key| key.made(mac, bytes)) {
-                self.report.find(
-                    Rule::V7,
-                    place(),
-                    "its mac is not the service's word for what the log says",
-                );
-            }
-        } else if leaf.audit_id > self.ledger.adopted_through {
-            self.unvouched(stored);
-        }
-    }
-
-    /// A statement past the service names its database user. What names anybody else pretends.
-    fn unvouched(&mut self, stored: &StoredEntry) {
-        let by = stored.entry.personal.get(&PersonalField::ChangedBy).map(|salted| salted.value.as_str());
-        if by.is_some_and(|by| by.starts_with("key:") || by.starts_with("system:")) {
-            self.report.find(
-                Rule::V7,
-                format!("entry {}", stored.entry.audit_id),
-                format!(
-                    "it says that it was made by {}, and the service does not vouch for it",
-                    by.unwrap_or_default()
-                ),
-            );
-        }
-    }
-
-    /// What is not in the log: fresh, or hidden from the sealer.
-    async fn trail(&mut self, connection: &mut PgConnection, above: Option<i64>) -> Result<(), Error> {
-        let now = self.scope.standards.now;
-        for (audit_id, reason) in rows::quarantined(connection).await? {
-            self.report.find(Rule::V9, format!("entry {audit_id}"), format!("it is in quarantine: {reason}"));
-        }
-        let unsealed = rows::unsealed(connection, above.unwrap_or(0)).await?;
-        for entry in &unsealed {
-            let place = format!("entry {}", entry.audit_id);
-            match entry.queued_at {
-                _ if entry.quarantined => {}
-                None => self.report.find(Rule::V9, place, "it is not sealed, and not queued to be"),
-                Some(at) if self.scope.live && at + LONGEST_WAIT < now => {
-                    self.report.find(Rule::V9, place, format!("it has waited to be sealed since {at}"));
-                }
-                Some(_) => {}
-            }
-        }
-        for audit_id in rows::queued_without_entry(connection).await? {
-            self.report.find(
-                Rule::V9,
-                format!("entry {audit_id}"),
-                "it is queued to be sealed, and gone from the trail",
-            );
-        }
-        let audit_ids: Vec<i64> = unsealed.iter().map(|entry| entry.audit_id).collect();
-        let stored = entries::load(connection, &audit_ids).await?;
-        self.twice(&stored);
-        for stored in stored {
-            if let LogEvent::ConsentChanged { customer_id, action, version, .. } = &stored.entry.event {
-                let told = VersionTold {
-                    customer_id: *customer_id,
-                    audit_id: stored.entry.audit_id,
-                    version: *version,
-                    action: action.clone(),
-                    timestamp: stored.entry.timestamp,
-                };
-                self.ledger.unsealed(&told, &mut self.report);
-            }
-        }
-        Ok(())
-    }
-
-    /// Each customer's entries end at the consent.
-    async fn consents(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
-        self.ledger.find_gaps(&mut self.report);
-        if self.scope.standards.since.is_some() {
-            let customers = self.ledger.customer_ids();
-            for chunk in customers.chunks(10_000) {
-                for (customer_id, version) in rows::consents_of(connection, chunk).await? {
-                    self.ledger.consent(customer_id, version, &mut self.report);
-                }
-            }
-        } else {
-            let mut after = None;
-            loop {
-                let consents = rows::consents(connection, after, 20_000).await?;
-                let Some((last, _)) = consents.last() else { break };
-                after = Some(*last);
-                for (customer_id, version) in consents {
-                    self.ledger.consent(customer_id, version, &mut self.report);
-                }
-            }
-        }
-        self.ledger.consents_missing(&mut self.report);
-        Ok(())
-    }
-
-    async fn receipts(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
-        for outside in &self.scope.standards.receipts {
-            let place = format!("receipt for entry {} from {}", outside.receipt.audit_id, outside.from);
-            if let Err(fault) = outside.note.verify(&self.scope.standards.keys.of(&outside.receipt.origin)) {
-                self.report.find(Rule::V11, place, fault.to_string());
-                continue;
-            }
-            self.report.receipts += 1;
-            let audit_id = outside.receipt.audit_id.cast_signed();
-            match rows::leaf_hash_of(connection, audit_id).await? {
-                None if waits(connection, audit_id, &outside.receipt.leaf).await? => {
-                    self.report.remark(format!("{place}: it waits to be sealed"));
-                }
-                None => {
-                    self.report.find(Rule::V11, place, "the log has no such entry, although it was promised");
-                }
-                Some(hash) if hash != outside.receipt.leaf.as_bytes() => {
-                    self.report.find(Rule::V11, place, "the log has another entry in its place");
-                }
-                Some(_) => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether an entry is in the trail with this leaf. That it is not sealed is nothing that a receipt has to tell.
-async fn waits(connection: &mut PgConnection, audit_id: i64, leaf: &Hash) -> Result<bool, Error> {
-    let stored = entries::load(connection, &[audit_id]).await?;
-    Ok(stored.iter().any(|stored| {
-        let again = stored.entry.leaf(Source::Service, &stored.entry.commitments());
-        stored.mac.is_some() && again.is_ok_and(|again| leaf_hash(&again) == *leaf)
-    }))
 }
 
 /// Where a log's successor says that it ended.
@@ -523,29 +357,4 @@ async fn declared_end(connection: &mut PgConnection, next: &Log) -> Result<Optio
         ledger.add(&next.origin, 0, &first.leaf, &mut Report::default());
     }
     Ok(ledger.previous().and_then(|previous| Some((previous.tree_size, previous.root.parse().ok()?))))
-}
-
-/// Which fields two leaves differ in, and how.
-fn difference(leaf: &[u8], row: &[u8]) -> String {
-    let read = |bytes: &[u8]| serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(bytes);
-    let (Ok(leaf), Ok(row)) = (read(leaf), read(row)) else {
-        return "it is not what the log says".to_owned();
-    };
-    let names: std::collections::BTreeSet<&String> = leaf.keys().chain(row.keys()).collect();
-    let absent = serde_json::Value::Null;
-    let differences: Vec<String> = names
-        .into_iter()
-        .filter(|name| leaf.get(*name) != row.get(*name))
-        .map(|name| {
-            let of = |map: &serde_json::Map<String, serde_json::Value>| {
-                map.get(name).unwrap_or(&absent).to_string()
-            };
-            format!("{name} is {}, and the log says {}", of(&row), of(&leaf))
-        })
-        .collect();
-    if differences.is_empty() {
-        "its leaf is not in canonical form".to_owned()
-    } else {
-        differences.join("; ")
-    }
 }

@@ -95,3 +95,29 @@ async fn open(
     log.tree_size = 1;
     Ok(log)
 }
+
+/// Whether a replica may serve with the keys that it has.
+pub async fn admit(store: &Store, keys: &LogKeys, log: &Log) -> Result<Result<(), String>, Error> {
+    let own: Vec<String> = keys.verifier_keys(&log.origin)?.iter().map(ToString::to_string).collect();
+    if !own.iter().any(|key| log.verifier_keys.contains(key)) {
+        return Ok(Err(format!(
+            "the audit log {} is signed by the key {}, which this replica does not have (its own is {}): copy audit.key \
+             from the replica that has it, or name it with --audit-key-file",
+            log.origin,
+            log.verifier_keys.join(" or "),
+            own.join(" and "),
+        )));
+    }
+    store.announce_keys(log.log_id, &own).await?;
+    let fingerprints: Vec<Vec<u8>> = keys.writers.iter().map(|key| key.fingerprint().to_vec()).collect();
+    let mut transaction = store.begin().await?;
+    let admitted = sealing::admit_writer_keys(&mut transaction, &fingerprints).await?;
+    transaction.commit().await?;
+    Ok(if admitted {
+        Ok(())
+    } else {
+        Err("the entries in this database are vouched for with another writer's key than this replica has: copy \
+             audit-writer.key from the replica that has it, or name it with --audit-writer-key-file"
+            .to_owned())
+    })
+}

@@ -4,24 +4,24 @@
 //! holds what the database shows against the largest checkpoint that it has seen itself. A database that shows less, or
 //! something else, is not sealed any further.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::memory::Memory;
 use super::{LogKeys, LogView};
-use crate::domain::{LOG_OPENED, LogEvent, Source, WriterKey};
+use crate::domain::{LOG_OPENED, LogEvent};
 use crate::error::Error;
 use crate::store::Store;
-use crate::store::log::entries::{self, StoredEntry};
 use crate::store::log::reading::StoredCheckpoint;
-use crate::store::log::sealing::{self, Log, NewLeaf};
+use crate::store::log::sealing::Log;
 use crate::tlog::tree::{Frontier, Hash, Node, leaf_hash};
 use crate::tlog::{Checkpoint, Note};
 
-/// How many entries one transaction seals.
-const BATCH: i64 = 10_000;
+mod append;
+
+use append::leaf;
+
 /// How many leaves are read back at once.
 const CHUNK: i64 = 2_000;
 /// A tree that does not grow is signed anew this often: a checkpoint that is older than a minute is a finding.
@@ -86,32 +86,6 @@ impl From<sqlx::Error> for Halt {
 
 fn forked(why: impl Into<String>) -> Halt {
     Halt::Forked(why.into())
-}
-
-/// Whether a replica may serve with the keys that it has.
-pub async fn admit(store: &Store, keys: &LogKeys, log: &Log) -> Result<Result<(), String>, Error> {
-    let own: Vec<String> = keys.verifier_keys(&log.origin)?.iter().map(ToString::to_string).collect();
-    if !own.iter().any(|key| log.verifier_keys.contains(key)) {
-        return Ok(Err(format!(
-            "the audit log {} is signed by the key {}, which this replica does not have (its own is {}): copy audit.key \
-             from the replica that has it, or name it with --audit-key-file",
-            log.origin,
-            log.verifier_keys.join(" or "),
-            own.join(" and "),
-        )));
-    }
-    store.announce_keys(log.log_id, &own).await?;
-    let fingerprints: Vec<Vec<u8>> = keys.writers.iter().map(|key| key.fingerprint().to_vec()).collect();
-    let mut transaction = store.begin().await?;
-    let admitted = sealing::admit_writer_keys(&mut transaction, &fingerprints).await?;
-    transaction.commit().await?;
-    Ok(if admitted {
-        Ok(())
-    } else {
-        Err("the entries in this database are vouched for with another writer's key than this replica has: copy \
-             audit-writer.key from the replica that has it, or name it with --audit-writer-key-file"
-            .to_owned())
-    })
 }
 
 impl Sealer {
@@ -290,59 +264,6 @@ impl Sealer {
         }
     }
 
-    /// Seals what is queued, unless another replica is at it.
-    async fn append(&mut self, round: &mut Round, now: DateTime<Utc>) -> Result<(), Halt> {
-        let mut transaction = self.store.begin().await?;
-        let Some(log) = sealing::lead(&mut transaction).await? else { return Ok(()) };
-        if log.log_id != self.seen.log_id || log.fork.is_some() {
-            return Ok(());
-        }
-        let (queued, oldest) = sealing::take_pending(&mut transaction, BATCH).await?;
-        if queued.is_empty() {
-            return Ok(());
-        }
-        let sealed: HashSet<i64> =
-            sealing::sealed_among(&mut transaction, &queued).await?.into_iter().collect();
-        let stored = entries::load(&mut transaction, &queued).await?;
-        let mut leaves = Vec::with_capacity(stored.len());
-        let mut quarantined = Vec::new();
-        for entry in stored.iter().filter(|stored| !sealed.contains(&stored.entry.audit_id)) {
-            let audit_id = entry.entry.audit_id;
-            match leaf(entry, &self.keys.writers) {
-                Ok(leaf) => leaves.push(NewLeaf { audit_id, hash: leaf_hash(&leaf), leaf }),
-                Err(why) => quarantined.push((audit_id, why)),
-            }
-        }
-        let found: HashSet<i64> = stored.iter().map(|stored| stored.entry.audit_id).collect();
-        for audit_id in queued.iter().filter(|id| !found.contains(id) && !sealed.contains(id)) {
-            quarantined.push((*audit_id, "it was queued, and is not in the trail".to_owned()));
-        }
-        let size = log.tree_size.cast_unsigned();
-        let mut tree = if self.seen.tree.size() == size {
-            self.seen.tree.clone()
-        } else {
-            crate::store::log::reading::frontier(&mut transaction, log.log_id, size).await?
-        };
-        let mut nodes = Vec::new();
-        for leaf in &leaves {
-            tree.append(leaf.hash, |node, hash| nodes.extend(is_kept(node).then_some((node, hash))));
-        }
-        sealing::quarantine(&mut transaction, &quarantined, now).await?;
-        if !sealing::append(&mut transaction, &log, &leaves, &nodes).await? {
-            return Err(forked("the log grew while it was locked"));
-        }
-        transaction.commit().await?;
-        *round = Round {
-            sealed: leaves.len(),
-            oldest,
-            quarantined,
-            more: queued.len() >= usize::try_from(BATCH).unwrap_or(usize::MAX),
-            noticed: round.noticed.take(),
-            signed: None,
-        };
-        Ok(())
-    }
-
     /// Signs what is committed beyond the last checkpoint, from the very bytes that the database gives back.
     async fn sign(&mut self, now: DateTime<Utc>) -> Result<Option<Signed>, Halt> {
         let log = self.store.open_log().await?.ok_or_else(|| forked("the database shows no open log"))?;
@@ -430,19 +351,6 @@ impl Sealer {
             self.view.change(|state| state.fork = Some(why.to_owned()));
         }
         self.store.mark_forked(self.seen.log_id, why, now).await
-    }
-}
-
-/// The leaf of an entry: with the service's word if its mac is by one of these keys, and without if it has none.
-fn leaf(stored: &StoredEntry, writers: &[WriterKey]) -> Result<Vec<u8>, String> {
-    let commitments = stored.entry.commitments();
-    let source = if stored.mac.is_some() { Source::Service } else { Source::Sql };
-    let leaf = stored.entry.leaf(source, &commitments).map_err(|fault| fault.to_string())?;
-    match &stored.mac {
-        Some(mac) if !writers.iter().any(|key| key.made(mac, &leaf)) => {
-            Err("its mac is not the service's word for what it tells".to_owned())
-        }
-        _ => Ok(leaf),
     }
 }
 

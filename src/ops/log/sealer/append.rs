@@ -1,0 +1,83 @@
+//! Appending what is queued.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+
+use super::{Halt, Round, Sealer, forked, is_kept};
+use crate::domain::{Source, WriterKey};
+use crate::store::log::entries::{self, StoredEntry};
+use crate::store::log::reading;
+use crate::store::log::sealing::{self, NewLeaf};
+use crate::tlog::tree::leaf_hash;
+
+/// How many entries one transaction seals.
+const BATCH: i64 = 10_000;
+
+impl Sealer {
+    /// Seals what is queued, unless another replica is at it.
+    pub(super) async fn append(&mut self, round: &mut Round, now: DateTime<Utc>) -> Result<(), Halt> {
+        let mut transaction = self.store.begin().await?;
+        let Some(log) = sealing::lead(&mut transaction).await? else { return Ok(()) };
+        if log.log_id != self.seen.log_id || log.fork.is_some() {
+            return Ok(());
+        }
+        let (queued, oldest) = sealing::take_pending(&mut transaction, BATCH).await?;
+        if queued.is_empty() {
+            return Ok(());
+        }
+        let sealed: HashSet<i64> =
+            sealing::sealed_among(&mut transaction, &queued).await?.into_iter().collect();
+        let stored = entries::load(&mut transaction, &queued).await?;
+        let mut leaves = Vec::with_capacity(stored.len());
+        let mut quarantined = Vec::new();
+        for entry in stored.iter().filter(|stored| !sealed.contains(&stored.entry.audit_id)) {
+            let audit_id = entry.entry.audit_id;
+            match leaf(entry, &self.keys.writers) {
+                Ok(leaf) => leaves.push(NewLeaf { audit_id, hash: leaf_hash(&leaf), leaf }),
+                Err(why) => quarantined.push((audit_id, why)),
+            }
+        }
+        let found: HashSet<i64> = stored.iter().map(|stored| stored.entry.audit_id).collect();
+        for audit_id in queued.iter().filter(|id| !found.contains(id) && !sealed.contains(id)) {
+            quarantined.push((*audit_id, "it was queued, and is not in the trail".to_owned()));
+        }
+        let size = log.tree_size.cast_unsigned();
+        let mut tree = if self.seen.tree.size() == size {
+            self.seen.tree.clone()
+        } else {
+            reading::frontier(&mut transaction, log.log_id, size).await?
+        };
+        let mut nodes = Vec::new();
+        for leaf in &leaves {
+            tree.append(leaf.hash, |node, hash| nodes.extend(is_kept(node).then_some((node, hash))));
+        }
+        sealing::quarantine(&mut transaction, &quarantined, now).await?;
+        if !sealing::append(&mut transaction, &log, &leaves, &nodes).await? {
+            return Err(forked("the log grew while it was locked"));
+        }
+        transaction.commit().await?;
+        *round = Round {
+            sealed: leaves.len(),
+            oldest,
+            quarantined,
+            more: queued.len() >= usize::try_from(BATCH).unwrap_or(usize::MAX),
+            noticed: round.noticed.take(),
+            signed: None,
+        };
+        Ok(())
+    }
+}
+
+/// The leaf of an entry: with the service's word if its mac is by one of these keys, and without if it has none.
+pub(super) fn leaf(stored: &StoredEntry, writers: &[WriterKey]) -> Result<Vec<u8>, String> {
+    let commitments = stored.entry.commitments();
+    let source = if stored.mac.is_some() { Source::Service } else { Source::Sql };
+    let leaf = stored.entry.leaf(source, &commitments).map_err(|fault| fault.to_string())?;
+    match &stored.mac {
+        Some(mac) if !writers.iter().any(|key| key.made(mac, &leaf)) => {
+            Err("its mac is not the service's word for what it tells".to_owned())
+        }
+        _ => Ok(leaf),
+    }
+}
