@@ -160,8 +160,9 @@ impl Sealer {
         if let Some(why) = &log.fork {
             return Err(forked(why.clone()));
         }
-        if self.view.get().fork.is_some() {
-            return Ok(());
+        if let Some(why) = self.view.get().fork {
+            // Known here, and not in the database: telling the others failed, or was undone.
+            return Err(forked(why));
         }
         if let Some(latest) = latest {
             round.noticed = self.follow(&log, &latest).await?;

@@ -90,6 +90,22 @@ async fn a_replica_that_was_started_anew_remembers_what_it_saw() {
 }
 
 #[tokio::test]
+async fn the_other_replicas_are_told_of_a_fork_as_soon_as_they_can_be() {
+    let service = Service::start().await;
+    let mut sealer = service.sealer().await;
+    set_back(&service, &mut sealer).await;
+    let pool = service.sql().await;
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::raw_sql("select from vlaapi.audit_logs for update").execute(&mut *holder).await.unwrap();
+    sealer.round(service.now()).await.expect_err("the log's row is held by somebody");
+    assert!(service.view.get().fork.is_some(), "here nothing is sealed any more, at once");
+    holder.rollback().await.unwrap();
+    assert_eq!(count(&pool, "vlaapi.audit_logs where fork is not null").await, 0);
+    sealer.round(service.now()).await.unwrap();
+    assert_eq!(count(&pool, "vlaapi.audit_logs where fork is not null").await, 1);
+}
+
+#[tokio::test]
 async fn what_another_replica_made_of_the_log_is_believed_only_if_it_grew_from_what_was_seen() {
     let service = Service::start().await;
     let mut one = Replica::start(&service, "one").await;
