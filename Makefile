@@ -50,6 +50,10 @@ openapi: ## Write openapi/openapi.json from the handlers
 demo: ## Fill the private database with demo data, while no service runs on it (more: make demo ARGS="--customers 5000")
 	@.ci/with-postgres $(CARGO) run --release --locked -- demo $(ARGS)
 
+.PHONY: bench-audit
+bench-audit: ## Measure the audit log beside the same service without it (more: make bench-audit ARGS="--quick")
+	@.ci/with-postgres bench/audit-log $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what was built and the tools that were installed; data stays
 	$(CARGO) clean
