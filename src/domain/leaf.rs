@@ -10,7 +10,7 @@ use std::fmt;
 use chrono::{DateTime, SecondsFormat, Utc};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -101,11 +101,13 @@ impl<'de> Deserialize<'de> for Commitment {
 
 /// Lowercase hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut digits, byte| {
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
+    let mut digits = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        digits.push(digit(byte >> 4));
+        digits.push(digit(byte & 0xf));
+    }
+    digits
 }
 
 /// The bytes which lowercase hexadecimal digits stand for.
@@ -209,96 +211,108 @@ impl LogEntry {
 
     /// Writes the leaf. Commitments are an argument, since those of erased fields cannot be made again.
     pub fn leaf(&self, source: Source, commitments: &Commitments) -> Result<Vec<u8>, LeafFault> {
-        let mut fields = Map::new();
-        let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
-        set("leaf_version", LEAF_VERSION.into());
-        set("audit_id", self.audit_id.into());
-        set("src", source.as_str().into());
-        set("timestamp", self.timestamp.to_rfc3339_opts(SecondsFormat::Micros, true).into());
-        if let Some(request_id) = &self.request_id {
-            set("request_id", request_id.as_str().into());
-        }
-        let commitments: Map<String, Value> = commitments
-            .iter()
-            .map(|(field, commitment)| (field.as_str().to_owned(), commitment.to_string().into()))
-            .collect();
-        set("commitments", commitments.into());
-        match &self.event {
+        let mut parts = vec![
+            ("leaf_version", Part::Number(LEAF_VERSION.cast_signed())),
+            ("audit_id", Part::Number(self.audit_id)),
+            ("src", Part::Text(source.as_str())),
+            ("commitments", Part::Commitments(commitments)),
+        ];
+        let timestamp = self.timestamp.to_rfc3339_opts(SecondsFormat::Micros, true);
+        parts.push(("timestamp", Part::Text(&timestamp)));
+        let customer_id = self.customer_id().map(|customer_id| customer_id.to_string());
+        let (kind, action, previous_tier, new_tier, states) = match &self.event {
             LogEvent::ConsentChanged {
-                customer_id,
-                action,
-                version,
-                previous_tier,
-                new_tier,
-                previous,
-                current,
+                action, version, previous_tier, new_tier, previous, current, ..
             } => {
-                set("event", CONSENT_CHANGED.into());
-                set("customer_id", customer_id.to_string().into());
-                set("action", action.as_str().into());
-                set("version", (*version).into());
-                set("new_tier", new_tier.as_str().into());
-                if let Some(tier) = previous_tier {
-                    set("previous_tier", tier.as_str().into());
-                }
-                for (name, state) in [("previous", previous), ("current", current)] {
-                    if let Some(state) = state {
-                        set(name, state.clone());
-                    }
-                }
+                parts.push(("version", Part::Number((*version).into())));
+                let states = [("previous", previous.as_ref()), ("current", current.as_ref())];
+                (CONSENT_CHANGED, Some(action), previous_tier.as_ref(), Some(new_tier), states)
             }
-            LogEvent::Other { kind, customer_id, details } => {
-                set("event", kind.as_str().into());
-                set("details", details.clone());
-                if let Some(customer_id) = customer_id {
-                    set("customer_id", customer_id.to_string().into());
-                }
+            LogEvent::Other { kind, details, .. } => {
+                (kind.as_str(), None, None, None, [("details", Some(details)), ("", None)])
             }
-        }
-        let mut leaf = Vec::with_capacity(1024);
-        canonical(&Value::Object(fields), &mut leaf)?;
+        };
+        parts.push(("event", Part::Text(kind)));
+        let texts = [
+            ("request_id", self.request_id.as_ref()),
+            ("customer_id", customer_id.as_ref()),
+            ("action", action),
+            ("previous_tier", previous_tier),
+            ("new_tier", new_tier),
+        ];
+        parts.extend(texts.into_iter().filter_map(|(name, text)| Some((name, Part::Text(text?)))));
+        parts.extend(states.into_iter().filter_map(|(name, state)| Some((name, Part::Json(state?)))));
+        let mut leaf = Vec::with_capacity(2048);
+        object(parts, &mut leaf)?;
         if leaf.len() > MAX_BYTES { Err(LeafFault::TooLong) } else { Ok(leaf) }
     }
 }
 
+/// What a leaf has under a name. Nothing is copied before it is written: a leaf is made for every change, and for every
+/// entry that is verified.
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    Number(i64),
+    Text(&'a str),
+    Json(&'a Value),
+    Commitments(&'a Commitments),
+}
+
 /// JSON as in RFC 8785, of what needs no rule for floating-point numbers.
-fn canonical(value: &Value, out: &mut Vec<u8>) -> Result<(), LeafFault> {
-    match value {
-        Value::Null | Value::Bool(_) => out.extend(value.to_string().as_bytes()),
-        Value::Number(number) => {
-            let whole = number.as_i64().filter(|number| number.unsigned_abs() < 1 << 53);
-            out.extend(whole.ok_or(LeafFault::Number)?.to_string().as_bytes());
+fn canonical(part: Part<'_>, out: &mut Vec<u8>) -> Result<(), LeafFault> {
+    match part {
+        Part::Number(number) if number.unsigned_abs() < 1 << 53 => {
+            out.extend(number.to_string().as_bytes());
         }
-        Value::String(text) => string(text, out)?,
-        Value::Array(items) => {
+        Part::Number(_) => return Err(LeafFault::Number),
+        Part::Text(text) => string(text, out)?,
+        Part::Commitments(commitments) => {
+            let texts: Vec<(&str, String)> = commitments
+                .iter()
+                .map(|(field, commitment)| (field.as_str(), commitment.to_string()))
+                .collect();
+            object(texts.iter().map(|(name, text)| (*name, Part::Text(text))).collect(), out)?;
+        }
+        Part::Json(Value::Null) => out.extend(b"null"),
+        Part::Json(Value::Bool(true)) => out.extend(b"true"),
+        Part::Json(Value::Bool(false)) => out.extend(b"false"),
+        Part::Json(Value::Number(number)) => {
+            canonical(Part::Number(number.as_i64().ok_or(LeafFault::Number)?), out)?;
+        }
+        Part::Json(Value::String(text)) => string(text, out)?,
+        Part::Json(Value::Array(items)) => {
             out.push(b'[');
             for (index, item) in items.iter().enumerate() {
                 if index > 0 {
                     out.push(b',');
                 }
-                canonical(item, out)?;
+                canonical(Part::Json(item), out)?;
             }
             out.push(b']');
         }
-        Value::Object(fields) => {
-            // Whatever order the map keeps: features of serde_json change it.
-            let sorted: BTreeMap<&str, &Value> =
-                fields.iter().map(|(name, value)| (name.as_str(), value)).collect();
-            out.push(b'{');
-            for (index, (name, value)) in sorted.into_iter().enumerate() {
-                if !name.is_ascii() {
-                    return Err(LeafFault::Key);
-                }
-                if index > 0 {
-                    out.push(b',');
-                }
-                string(name, out)?;
-                out.push(b':');
-                canonical(value, out)?;
-            }
-            out.push(b'}');
+        Part::Json(Value::Object(fields)) => {
+            object(fields.iter().map(|(name, value)| (name.as_str(), Part::Json(value))).collect(), out)?;
         }
     }
+    Ok(())
+}
+
+fn object(mut parts: Vec<(&str, Part<'_>)>, out: &mut Vec<u8>) -> Result<(), LeafFault> {
+    // Whatever order the map keeps: features of serde_json change it.
+    parts.sort_unstable_by_key(|(name, _)| *name);
+    out.push(b'{');
+    for (index, (name, part)) in parts.into_iter().enumerate() {
+        if !name.is_ascii() {
+            return Err(LeafFault::Key);
+        }
+        if index > 0 {
+            out.push(b',');
+        }
+        string(name, out)?;
+        out.push(b':');
+        canonical(part, out)?;
+    }
+    out.push(b'}');
     Ok(())
 }
 
@@ -307,7 +321,7 @@ fn string(text: &str, out: &mut Vec<u8>) -> Result<(), LeafFault> {
         return Err(LeafFault::Nul);
     }
     // serde_json escapes as RFC 8785 wants it: what must be, in the shortest form, in lowercase.
-    out.extend(Value::from(text).to_string().as_bytes());
+    serde_json::to_writer(out, text).expect("a text can be written to memory");
     Ok(())
 }
 
