@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use sqlx::postgres::PgConnectOptions;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Database, clock, every};
@@ -39,6 +40,8 @@ pub async fn may_erase(store: &Store, database: &Database) -> Result<(), StartEr
 /// Until it is time to stop: carries out what is sealed, and sees to the files once that is done.
 pub async fn erase(store: Store, owner: PgConnectOptions, stop: CancellationToken) {
     let mut erased_at = None;
+    // It may have to wait for a verification, and no erasure waits for that.
+    let mut seen_to: Option<JoinHandle<()>> = None;
     loop {
         match carry_out(&store, clock()).await {
             Ok(0) => {}
@@ -52,25 +55,30 @@ pub async fn erase(store: Store, owner: PgConnectOptions, stop: CancellationToke
                  member of vlaapi_eraser"
             ),
         }
-        if erased_at.is_some_and(|at| at.elapsed() >= QUIET) {
+        let free = seen_to.as_ref().is_none_or(JoinHandle::is_finished);
+        if free && erased_at.is_some_and(|at| at.elapsed() >= QUIET) {
             erased_at = None;
-            match vacuum(&owner).await {
-                Ok(Vacuumed::Rewritten) => tracing::info!("what was erased is gone from the tables' files"),
-                Ok(Vacuumed::Freed) => tracing::warn!(
-                    "a table is too large to be written anew now, or is not its owner's: its free space may hold what was \
-                     erased until it is used again; as a superuser, in a quiet hour, run VACUUM (FULL, ANALYZE) on \
-                     vlaapi.customer_consent_audit, audit_events and customers, and VACUUM FULL pg_statistic"
-                ),
-                Err(error) => tracing::warn!(
-                    %error,
-                    "what was erased is still in the tables' files: run VACUUM (FULL, ANALYZE) on \
-                     customer_consent_audit, audit_events and customers as their owner, and VACUUM FULL pg_statistic"
-                ),
-            }
+            seen_to = Some(tokio::spawn(see_to_files(owner.clone())));
         }
         if !every(INTERVAL, &stop).await {
             return;
         }
+    }
+}
+
+async fn see_to_files(owner: PgConnectOptions) {
+    match vacuum(&owner).await {
+        Ok(Vacuumed::Rewritten) => tracing::info!("what was erased is gone from the tables' files"),
+        Ok(Vacuumed::Freed) => tracing::warn!(
+            "a table is too large to be written anew now, or is not its owner's: its free space may hold what was \
+             erased until it is used again; as a superuser, in a quiet hour, run VACUUM (FULL, ANALYZE) on \
+             vlaapi.customer_consent_audit, audit_events and customers, and VACUUM FULL pg_statistic"
+        ),
+        Err(error) => tracing::warn!(
+            %error,
+            "what was erased is still in the tables' files: run VACUUM (FULL, ANALYZE) on \
+             customer_consent_audit, audit_events and customers as their owner, and VACUUM FULL pg_statistic"
+        ),
     }
 }
 

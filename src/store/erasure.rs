@@ -321,7 +321,12 @@ pub enum Vacuumed {
 /// The planner keeps values too, the frequent ones of each column: they are taken anew, and their table written anew.
 pub async fn vacuum(owner: &PgConnectOptions) -> Result<Vacuumed, Error> {
     let mut connection =
-        owner.clone().options([("lock_timeout", "2s"), ("statement_timeout", "0")]).connect().await?;
+        owner.clone().options([("lock_timeout", "0"), ("statement_timeout", "0")]).connect().await?;
+    // Waits for verifications, which see old versions of rows.
+    sqlx::query!("select pg_advisory_lock(hashtextextended('consentd files', 0))")
+        .fetch_one(&mut connection)
+        .await?;
+    sqlx::raw_sql("set lock_timeout = '2s'").execute(&mut connection).await?;
     let mut done = Vacuumed::Rewritten;
     for table in ["vlaapi.customer_consent_audit", "vlaapi.audit_events", "vlaapi.customers"] {
         let size = sqlx::query_scalar!(r#"select pg_table_size($1::text::regclass) as "size!""#, table)

@@ -8,9 +8,14 @@ use uuid::Uuid;
 use super::log::reading::StoredCheckpoint;
 use crate::error::Error;
 
-/// A connection that sees the database as it is now, until it is closed.
+/// A connection that sees the database as it is now, until it is closed. Meanwhile no file is rid of what was erased: old
+/// versions of rows, which somebody can still see, would be written into the new file.
 pub async fn snapshot(options: &PgConnectOptions) -> Result<PgConnection, Error> {
-    let mut connection = options.clone().options([("statement_timeout", "0")]).connect().await?;
+    let mut connection =
+        options.clone().options([("statement_timeout", "0"), ("lock_timeout", "0")]).connect().await?;
+    sqlx::query!("select pg_advisory_lock_shared(hashtextextended('consentd files', 0))")
+        .fetch_one(&mut connection)
+        .await?;
     sqlx::raw_sql("begin isolation level repeatable read read only").execute(&mut connection).await?;
     Ok(connection)
 }

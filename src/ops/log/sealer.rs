@@ -164,9 +164,6 @@ impl Sealer {
             // Known here, and not in the database: telling the others failed, or was undone.
             return Err(forked(why));
         }
-        if let Some(latest) = latest {
-            round.noticed = self.follow(&log, &latest).await?;
-        }
         if log.tree_size.cast_unsigned() < self.seen.tree.size() {
             return Err(forked(format!(
                 "the database shows {} leaves, where this replica has seen {}",
@@ -174,9 +171,27 @@ impl Sealer {
                 self.seen.tree.size()
             )));
         }
+        let kept = latest.as_ref().map_or(0, |latest| latest.tree_size.cast_unsigned());
+        let again = if kept < self.seen.tree.size() { self.keep_again(&log, now).await? } else { None };
+        if let Some(latest) = latest.filter(|_| kept >= self.seen.tree.size()) {
+            round.noticed = self.follow(&log, &latest).await?;
+        }
         self.append(round, now).await?;
-        round.signed = self.sign(now).await?;
+        round.signed = self.sign(now).await?.or(again);
         Ok(())
+    }
+
+    /// A checkpoint that is remembered and that the database does not show: it was gone in the moment between the two, or
+    /// somebody took the checkpoint away. If it has the tree, it is told again.
+    async fn keep_again(&mut self, log: &Log, now: DateTime<Utc>) -> Result<Option<Signed>, Halt> {
+        let size = self.seen.tree.size();
+        if self.store.frontier(log.log_id, size).await?.root() != self.seen.tree.root() {
+            return Err(forked(format!("the tree of size {size} has another root than before")));
+        }
+        let Some((checkpoint, note)) = self.view.get().checkpoint else { return Ok(None) };
+        let is_new = self.store.keep_checkpoint(log.log_id, size.cast_signed(), &note, now).await?;
+        self.seen.signed_at = Some(now);
+        Ok(is_new.then_some(Signed { log_id: log.log_id, checkpoint, note }))
     }
 
     /// An operator has opened the next log, if its first leaf says so with the service's own word.
@@ -226,12 +241,6 @@ impl Sealer {
     async fn follow(&mut self, log: &Log, latest: &StoredCheckpoint) -> Result<Option<Signed>, Halt> {
         let size = latest.tree_size.cast_unsigned();
         self.seen.signed_at = self.seen.signed_at.max(Some(latest.signed_at));
-        if size < self.seen.tree.size() {
-            return Err(forked(format!(
-                "the database shows a checkpoint of size {size}, where this replica has seen size {}",
-                self.seen.tree.size()
-            )));
-        }
         if size == self.seen.tree.size() && self.view.get().checkpoint.is_some() {
             self.view.change(|state| state.signed_at = Some(latest.signed_at));
             return Ok(None);
@@ -288,11 +297,12 @@ impl Sealer {
         let text = checkpoint.to_string();
         let signatures = self.keys.signers.iter().map(|key| key.sign_note(&log.origin, &text)).collect();
         let note = Note { text, signatures }.to_string();
-        // Remembered before anybody else can see it.
+        // Remembered before anybody else can see it: what is remembered and not kept is kept by the next round.
         self.remember(&note)?;
         self.seen.tree = tree;
-        self.seen.signed_at = Some(now);
+        self.show(checkpoint.clone(), note.clone(), None);
         let is_new = self.store.keep_checkpoint(log.log_id, log.tree_size, &note, now).await?;
+        self.seen.signed_at = Some(now);
         self.show(checkpoint.clone(), note.clone(), Some(now));
         Ok(is_new.then_some(Signed { log_id: log.log_id, checkpoint, note }))
     }
