@@ -166,7 +166,7 @@ impl Sealer {
         }
         if log.tree_size.cast_unsigned() < self.seen.tree.size() {
             return Err(forked(format!(
-                "the database shows {} leaves, where this replica has seen {}",
+                "the database shows a tree of size {}, where this replica has seen size {}",
                 log.tree_size,
                 self.seen.tree.size()
             )));
