@@ -97,7 +97,7 @@ async fn assert_clean(scene: &Scene) -> u64 {
 
     let since = scene.checkpoints[0].clone();
     let left = outside.leaves - since.checkpoint.size;
-    let standards = Standards { since: Some(since), ..scene.standards().await };
+    let standards = Standards { since: Some(since), ..scene.standards() };
     let incremental = scene.verify_by(&standards).await;
     assert_eq!((incremental.findings, incremental.leaves), (Vec::new(), left));
 
@@ -105,7 +105,7 @@ async fn assert_clean(scene: &Scene) -> u64 {
     export(scene, copy.path()).await;
     for (since, leaves) in [(None, outside.leaves), (standards.since.clone(), left)] {
         let (checkpoints, receipts) = (scene.checkpoints.clone(), scene.receipts.clone());
-        let standards = Standards { since, checkpoints, receipts, ..scene.standards().await };
+        let standards = Standards { since, checkpoints, receipts, ..scene.standards() };
         let report =
             directory::verify(copy.path(), &standards, Report::default(), &|_, _| {}).expect("it runs");
         assert_eq!((report.verdict(), report.findings, report.leaves), (Verdict::Clean, Vec::new(), leaves));

@@ -55,7 +55,7 @@ async fn flip_and_verify(flips: usize) {
     let scene = Scene::start().await;
     let copy = tempfile::tempdir().expect("a directory");
     export(&scene, copy.path()).await;
-    let standards = scene.standards().await;
+    let standards = scene.standards();
     let verify = || directory::verify(copy.path(), &standards, Report::default(), &|_, _| {});
     let untouched = verify().expect("it runs");
     assert_eq!((untouched.verdict(), untouched.findings), (Verdict::Incomplete, Vec::new()));
