@@ -161,6 +161,15 @@ pub fn json() -> Value {
     for schema in parameters.filter_map(|parameter| parameter.get_mut("schema")) {
         never_null(schema);
     }
+    let schemas = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut);
+    for (name, schema) in schemas.into_iter().flatten() {
+        if let Some(item) = name.strip_prefix("Page_")
+            && let Some(items) = schema.pointer_mut("/properties/items/items")
+        {
+            // Written out in full, the same type would be another one in every client.
+            *items = serde_json::json!({"$ref": format!("#/components/schemas/{item}")});
+        }
+    }
     document
 }
 
