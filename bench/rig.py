@@ -42,6 +42,26 @@ def end(process, how):
             process.wait()
 
 
+def processor_time(process, with_children=False):
+    """Seconds on a processor so far; of the children too, those which ended included."""
+
+    def fields(number):
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()
+
+    own = fields(process.pid)
+    ticks = int(own[11]) + int(own[12])
+    if with_children:
+        ticks += int(own[13]) + int(own[14])
+        for number in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                child = fields(number)
+            except OSError:
+                continue
+            if int(child[1]) == process.pid:
+                ticks += int(child[11]) + int(child[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 class Cluster:
     """A PostgreSQL that keeps its promises: fsync, full pages, and every commit waits for the disk."""
 
@@ -177,6 +197,10 @@ class Service:
     def stop(self):
         if self.process:
             end(self.process, signal.SIGTERM)
+
+    def processor_time(self):
+        """Of the service and of the whole PostgreSQL."""
+        return processor_time(self.process) + processor_time(self.cluster.server, with_children=True)
 
     def checkpoints(self):
         """What was published: (when, size of the tree), by the log lines, which are written after the signature."""
