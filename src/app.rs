@@ -1,8 +1,6 @@
 //! Opens the database, makes the clock, serves and stops.
 
-use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -245,11 +243,7 @@ async fn publish_operator_key(store: &Store, args: &ServeArgs) -> Result<KeyFile
 
 fn write_key(data_dir: &Path, path: &Path, key: &ApiKey) -> std::io::Result<()> {
     std::fs::create_dir_all(data_dir)?;
-    let mut draft = path.to_owned();
-    draft.set_extension("key.new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    writeln!(file, "{}", key.reveal())?;
-    file.sync_all()?;
+    let draft = keys::draft(path, &format!("{}\n", key.reveal()))?;
     std::fs::rename(&draft, path)
 }
 

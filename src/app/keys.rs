@@ -118,6 +118,16 @@ fn read(path: &Path) -> Result<String, StartError> {
         .map_err(|error| StartError::new(format!("cannot read {}: {error}", path.display())))
 }
 
+/// Writes a file for its owner's eyes alone beside the place that it is meant for.
+pub fn draft(path: &Path, text: &str) -> io::Result<PathBuf> {
+    let mut draft = path.to_owned();
+    draft.add_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    Ok(draft)
+}
+
 /// Writes a key's file for its owner's eyes alone. One that is there is never replaced.
 pub fn write_new(path: &Path, text: &str) -> Result<(), StartError> {
     let write = || -> io::Result<()> {
@@ -126,11 +136,7 @@ pub fn write_new(path: &Path, text: &str) -> Result<(), StartError> {
             fs::create_dir_all(directory)?;
         }
         // A file that is cut off by a crash would be taken for a key.
-        let mut draft = path.to_owned();
-        draft.add_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        let draft = draft(path, text)?;
         let linked = fs::hard_link(&draft, path);
         fs::remove_file(&draft)?;
         linked?;
@@ -148,11 +154,7 @@ pub fn write_new(path: &Path, text: &str) -> Result<(), StartError> {
 /// Replaces a key's file by one with other keys; whole or not at all.
 pub fn replace(path: &Path, text: &str) -> Result<(), StartError> {
     let write = || -> io::Result<()> {
-        let mut draft = path.to_owned();
-        draft.add_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        let draft = draft(path, text)?;
         fs::rename(&draft, path)
     };
     write().map_err(|error| StartError::new(format!("cannot write {}: {error}", path.display())))

@@ -230,8 +230,7 @@ async fn add_checkpoint(
         .into_iter()
         .filter(|line| line.name == witness.key.name() && line.key_id == witness.key.id());
     let own: Vec<_> = own.collect();
-    let text = signed.note.split_once("\n\n").map(|(text, _)| format!("{text}\n")).unwrap_or_default();
-    let cosigned = Note { text, signatures: own.clone() };
+    let cosigned = Note { text: signed.checkpoint.to_string(), signatures: own.clone() };
     cosigned.verify(std::slice::from_ref(&witness.key)).map_err(|fault| fault.to_string())?;
     for line in own {
         let size = signed.checkpoint.size.cast_signed();

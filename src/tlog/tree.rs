@@ -73,6 +73,21 @@ pub struct Node {
     pub index: u64,
 }
 
+impl Node {
+    /// Whether it is the root of a full tile, so that a tile above holds it (tlog-tiles).
+    pub fn tops_a_tile(self) -> bool {
+        self.level > 0 && self.level.is_multiple_of(8)
+    }
+}
+
+/// The root of a perfect subtree, from all its hashes on one level: as many as a power of two. `None` if there are none.
+pub fn perfect_root(mut hashes: Vec<Hash>) -> Option<Hash> {
+    while hashes.len() > 1 {
+        hashes = hashes.chunks_exact(2).map(|pair| node_hash(&pair[0], &pair[1])).collect();
+    }
+    hashes.pop()
+}
+
 /// The perfect subtrees that a tree is made of: all that is needed to know its root and to add to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frontier {

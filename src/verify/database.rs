@@ -197,7 +197,7 @@ impl Run<'_> {
                     return Ok(());
                 }
                 let hash = tree.add(&stored.leaf, &mut self.report, |node, hash| {
-                    if node.level > 0 && node.level % 8 == 0 {
+                    if node.tops_a_tile() {
                         nodes.push((node, hash));
                     }
                 });

@@ -10,7 +10,7 @@ use super::tree::TreeCheck;
 use super::{Progress, Report, Rule, Standards, VerifiedLog};
 use crate::error::StartError;
 use crate::tlog::tile::{self, TileKind, WIDTH};
-use crate::tlog::tree::{Frontier, Hash, Node, node_hash};
+use crate::tlog::tree::{Frontier, Hash, Node, perfect_root};
 use crate::tlog::{Checkpoint, Tile};
 
 /// A log in a directory.
@@ -58,11 +58,7 @@ impl Files<'_> {
         let first = node.index << (node.level % 8);
         let hashes = self.hashes(node.level / 8, first / WIDTH)?;
         let from = usize::try_from(first % WIDTH).unwrap_or(usize::MAX);
-        let mut below: Vec<Hash> = hashes.into_iter().skip(from).take(1 << (node.level % 8)).collect();
-        while below.len() > 1 {
-            below = below.chunks_exact(2).map(|pair| node_hash(&pair[0], &pair[1])).collect();
-        }
-        below.first().copied().ok_or_else(|| {
+        perfect_root(hashes.into_iter().skip(from).take(1 << (node.level % 8)).collect()).ok_or_else(|| {
             let tile = Tile { kind: TileKind::Hashes(node.level / 8), index: first / WIDTH, width: 1 };
             (tile, "it is too short".to_owned())
         })

@@ -13,13 +13,12 @@ use crate::domain::{
 /// One customer's versions so far.
 #[derive(Clone, Debug, Default)]
 struct Versions {
-    /// Everything from `first` up to and including this is there.
+    /// Everything up to and including this is there.
     through: i32,
     ahead: BTreeSet<i32>,
     last_time: Option<DateTime<Utc>>,
     /// The last version took the consent away with its customer.
     ended: bool,
-    unsealed: bool,
 }
 
 /// A version as an entry tells it.
@@ -37,7 +36,7 @@ pub struct Ledger {
     customers: HashMap<Uuid, Versions>,
     erasures: BTreeMap<PersonalField, Vec<[i64; 2]>>,
     opening: Option<LogOpening>,
-    /// Where the last log's successor says that it ended.
+    /// Entries up to this one were there before any log was.
     pub adopted_through: i64,
     /// Verification begins in the middle: a customer's first version that is seen need not be 1.
     partial: bool,
@@ -156,14 +155,6 @@ impl Ledger {
             );
         }
         versions.last_time = Some(told.timestamp);
-    }
-
-    /// Entries that are in the trail and not sealed yet.
-    pub fn unsealed(&mut self, told: &VersionTold, report: &mut Report) {
-        self.version(told, report);
-        if let Some(versions) = self.customers.get_mut(&told.customer_id) {
-            versions.unsealed = true;
-        }
     }
 
     pub fn customers(&self) -> u64 {

@@ -15,9 +15,10 @@ use crate::http::extract::Caller;
 use crate::http::input::{Params, number};
 use crate::http::problem::{NOT_FOUND, Problem, ProblemDocument};
 use crate::http::spec::ReadProblems;
+use crate::store::log::reading::StoredCheckpoint;
 use crate::store::log::sealing::Log;
+use crate::tlog::Tile;
 use crate::tlog::tile::{TileKind, push_entry};
-use crate::tlog::{Checkpoint, Tile};
 
 /// Which log.
 #[derive(Debug, IntoParams)]
@@ -301,10 +302,7 @@ pub async fn get_log_status(
     let view = state.log.get();
     let log = state.store.open_log().await?.ok_or_else(|| Error::Unavailable("no log is open".to_owned()))?;
     let newest = state.store.latest_checkpoint(log.log_id).await?;
-    let checkpoint = newest.as_ref().and_then(|newest| {
-        let (text, _) = newest.note.split_once("\n\n")?;
-        Checkpoint::parse(&format!("{text}\n")).ok()
-    });
+    let checkpoint = newest.as_ref().and_then(StoredCheckpoint::checkpoint);
     let backlog = state.store.backlog().await?;
     let fork = view.fork.or(log.fork);
     let last = state.store.last_verification().await?;

@@ -10,7 +10,6 @@ use crate::store::Store;
 use crate::store::consents::Attribution;
 use crate::store::log::reading;
 use crate::store::log::sealing::{self, Log, NewLeaf};
-use crate::tlog::Checkpoint;
 use crate::tlog::tree::leaf_hash;
 
 /// The log that is open. Opens the first one, under `host`, if there is none.
@@ -49,12 +48,7 @@ pub async fn open_next(
         .pop()
         .ok_or(Error::Conflict("there is no log yet: the service opens the first one when it starts"))?;
     let remembered = memory.recall(|origin| keys.believed_keys(origin))?.map(|(checkpoint, _)| checkpoint);
-    let stored = match store.latest_checkpoint(old.log_id).await? {
-        Some(stored) => {
-            stored.note.split_once("\n\n").and_then(|(text, _)| Checkpoint::parse(&format!("{text}\n")).ok())
-        }
-        None => None,
-    };
+    let stored = store.latest_checkpoint(old.log_id).await?.and_then(|stored| stored.checkpoint());
     let last = remembered
         .into_iter()
         .chain(stored)

@@ -322,7 +322,7 @@ impl Sealer {
                 if leaf.leaf_index != index || leaf.leaf_hash != hash.as_bytes() {
                     return Err(forked(format!("leaf {index} is not what its hash says")));
                 }
-                tree.append(hash, |node, hash| nodes.extend(is_kept(node).then_some((node, hash))));
+                tree.append(hash, |node, hash| nodes.extend(node.tops_a_tile().then_some((node, hash))));
             }
         }
         let asked: Vec<Node> = nodes.iter().map(|(node, _)| *node).collect();
@@ -363,9 +363,4 @@ impl Sealer {
         }
         self.store.mark_forked(self.seen.log_id, why, now).await
     }
-}
-
-/// Levels between tiles are folded from those that are kept.
-fn is_kept(node: Node) -> bool {
-    node.level > 0 && node.level.is_multiple_of(8)
 }

@@ -9,7 +9,8 @@ use sqlx::PgConnection;
 use super::sealing::Log;
 use crate::error::Error;
 use crate::store::Store;
-use crate::tlog::tree::{self, Frontier, Hash, Node, node_hash};
+use crate::tlog::Checkpoint;
+use crate::tlog::tree::{self, Frontier, Hash, Node};
 
 /// A leaf as it is kept.
 #[derive(Clone, Debug)]
@@ -26,6 +27,14 @@ pub struct StoredCheckpoint {
     pub tree_size: i64,
     pub note: String,
     pub signed_at: DateTime<Utc>,
+}
+
+impl StoredCheckpoint {
+    /// What its note says, unverified; `None` if that is no checkpoint.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        let (text, _) = self.note.split_once("\n\n")?;
+        Checkpoint::parse(&format!("{text}\n")).ok()
+    }
 }
 
 /// Where an entry is in the log.
@@ -135,19 +144,13 @@ pub async fn hashes(
     let mut found = HashMap::with_capacity(nodes.len());
     for (position, node) in (1_i64..).zip(nodes) {
         let hashes = stored.remove(&position).unwrap_or_default();
-        if hashes.len() == 1 << (node.level % 8) {
-            found.insert(*node, fold(hashes));
+        if hashes.len() == 1 << (node.level % 8)
+            && let Some(root) = tree::perfect_root(hashes)
+        {
+            found.insert(*node, root);
         }
     }
     Ok(found)
-}
-
-/// The root of as many hashes as a power of two.
-fn fold(mut hashes: Vec<Hash>) -> Hash {
-    while hashes.len() > 1 {
-        hashes = hashes.chunks_exact(2).map(|pair| node_hash(&pair[0], &pair[1])).collect();
-    }
-    hashes[0]
 }
 
 /// The tree of a size, from the nodes that are stored.

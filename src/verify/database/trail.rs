@@ -54,7 +54,7 @@ impl Run<'_> {
                     action: action.clone(),
                     timestamp: stored.entry.timestamp,
                 };
-                self.ledger.unsealed(&told, &mut self.report);
+                self.ledger.version(&told, &mut self.report);
             }
         }
         Ok(())

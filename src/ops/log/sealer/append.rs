@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 
-use super::{Halt, Round, Sealer, forked, is_kept};
+use super::{Halt, Round, Sealer, forked};
 use crate::domain::{Source, WriterKey};
 use crate::store::log::entries::{self, StoredEntry};
 use crate::store::log::reading;
@@ -50,21 +50,17 @@ impl Sealer {
         };
         let mut nodes = Vec::new();
         for leaf in &leaves {
-            tree.append(leaf.hash, |node, hash| nodes.extend(is_kept(node).then_some((node, hash))));
+            tree.append(leaf.hash, |node, hash| nodes.extend(node.tops_a_tile().then_some((node, hash))));
         }
         sealing::quarantine(&mut transaction, &quarantined, now).await?;
         if !sealing::append(&mut transaction, &log, &leaves, &nodes).await? {
             return Err(forked("the log grew while it was locked"));
         }
         transaction.commit().await?;
-        *round = Round {
-            sealed: leaves.len(),
-            oldest,
-            quarantined,
-            more: queued.len() >= usize::try_from(BATCH).unwrap_or(usize::MAX),
-            noticed: round.noticed.take(),
-            signed: None,
-        };
+        round.sealed = leaves.len();
+        round.oldest = oldest;
+        round.quarantined = quarantined;
+        round.more = queued.len() >= usize::try_from(BATCH).unwrap_or(usize::MAX);
         Ok(())
     }
 }
