@@ -28,10 +28,11 @@ pub async fn has_customers(tx: &mut PgConnection) -> sqlx::Result<bool> {
 
 /// Takes `count` audit ids out of the sequence; the first is answered. The tables must be locked.
 pub async fn reserve_audit_ids(tx: &mut PgConnection, count: i64) -> sqlx::Result<i64> {
-    let first =
-        sqlx::query_scalar!(r#"select nextval('vlaapi.customer_consent_audit_audit_id_seq') as "id!""#)
-            .fetch_one(&mut *tx)
-            .await?;
+    let first = sqlx::query_scalar!(
+        r#"select nextval('vlaapi.customer_consent_audit_audit_id_seq') as "id!" from pg_current_xact_id()"#
+    )
+    .fetch_one(&mut *tx)
+    .await?;
     let last = first + (count - 1).max(0);
     sqlx::query_scalar!("select setval('vlaapi.customer_consent_audit_audit_id_seq', $1)", last)
         .fetch_one(tx)

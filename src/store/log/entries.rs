@@ -130,12 +130,13 @@ pub struct NewEvent<'a> {
     pub mac: &'a [u8],
 }
 
-/// The id of the next entry or event.
+/// The id of the next entry or event. Like every transaction that draws one, this has its number before.
 pub async fn next_id(connection: &mut PgConnection) -> Result<i64, Error> {
-    let audit_id =
-        sqlx::query_scalar!(r#"select nextval('vlaapi.customer_consent_audit_audit_id_seq') as "id!""#)
-            .fetch_one(connection)
-            .await?;
+    let audit_id = sqlx::query_scalar!(
+        r#"select nextval('vlaapi.customer_consent_audit_audit_id_seq') as "id!" from pg_current_xact_id()"#
+    )
+    .fetch_one(connection)
+    .await?;
     Ok(audit_id)
 }
 

@@ -10,7 +10,7 @@ use consentd::store::migrations;
 
 use crate::cluster::{TestDatabase, empty_database};
 
-pub const LAST: i64 = 6;
+pub const LAST: i64 = 7;
 
 pub struct Database {
     pub options: PgConnectOptions,
@@ -217,6 +217,21 @@ pub async fn fill(database: &Database, version: i64) {
              insert into vlaapi.audit_erasures (audit_id) select count(*) from vlaapi.audit_erasures;
              insert into vlaapi.audit_verifications (log_id, tree_size, started_at, took_ms, result, findings)
              values (1, 1, now(), 1, 'clean', '[]')"
+        }
+        7 => {
+            "insert into vlaapi.customer_data_consent (customer_id) values ('{customer}');
+             insert into vlaapi.customer_consent_audit
+               (customer_id, audit_id, action, version, previous_tier, new_tier, current, timestamp)
+             values
+               ('{customer}', nextval('vlaapi.customer_consent_audit_audit_id_seq'), 'granted', 1, null, 'basic',
+                null, '2031-01-01'),
+               ('{customer}', nextval('vlaapi.customer_consent_audit_audit_id_seq'), 'withdrawn', 2, 'basic', 'none',
+                '{\"can_store_images\": false, \"can_store_embeddings\": false, \"can_use_for_training\": false,
+                  \"anonymization_level\": \"full\"}', '2031-01-02');
+             update vlaapi.customer_data_consent c
+             set version = entry.version, audit_id = entry.audit_id, consent_updated_at = entry.timestamp
+             from vlaapi.customer_consent_audit entry
+             where c.customer_id = '{customer}' and entry.customer_id = c.customer_id and entry.version = 2"
         }
         _ => panic!("migration {version} has no rows here"),
     };
