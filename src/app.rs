@@ -13,11 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{DatabaseConfig, ServeArgs, ServeConfig};
-use crate::domain::{ApiKey, WriterKey};
+use crate::domain::ApiKey;
 use crate::error::{Error, StartError};
 use crate::http::limits::Gate;
 use crate::http::{self, AppState, Cursors, Rates};
 use crate::ops;
+use crate::ops::consents::Writer;
 use crate::postgres::{self, Cluster, Settings};
 use crate::store::{Store, migrations};
 use crate::telemetry::{self, Telemetry};
@@ -127,23 +128,19 @@ async fn serve_on(
     let render: http::Metrics = Arc::new(move || recorder.render());
     let data_dir = args.database.data_dir()?;
     let mut log = log::open(&store, &args.audit, &data_dir).await?;
-    let state = build(&store, config, &log, &render).await?;
+    let (writer, lanes) = Writer::start(&store, log.keys.writers.first(), config.write_lanes);
+    let state = build(&store, writer.clone(), config, &log, &render).await?;
     let key_file = publish_operator_key(&store, args).await?;
 
     let stop = CancellationToken::new();
     let ready = Arc::clone(&state.ready);
     let address = listener.local_addr().map_err(|error| StartError::new(error.to_string()))?;
-    // The sealer stops last: what the other tasks write is sealed too.
+    // The sealer stops last: what the lanes and the other tasks write is sealed too.
     let sealing = CancellationToken::new();
     let (publication, publishing) = Publication::start(&args.audit, &store, &sealing)?;
     let sealer = log.seal(publication, sealing.clone());
     let background = [
-        tokio::spawn(sweep(
-            store.clone(),
-            log.keys.writers.first().cloned(),
-            Duration::from_secs(config.sweep_interval),
-            stop.clone(),
-        )),
+        tokio::spawn(sweep(store.clone(), writer, Duration::from_secs(config.sweep_interval), stop.clone())),
         tokio::spawn(maintain(store.clone(), stop.clone())),
         tokio::spawn(watch(store.clone(), stop.clone())),
         tokio::spawn(erasing::erase(store.clone(), database.owner.clone(), stop.clone())),
@@ -184,6 +181,7 @@ async fn serve_on(
         // A task that panicked has said so in the log.
         let _ = task.await;
     }
+    lanes.finish().await;
     sealing.cancel();
     for task in sealer.into_iter().chain(publishing) {
         let _ = task.await;
@@ -195,6 +193,7 @@ async fn serve_on(
 
 async fn build(
     store: &Store,
+    writer: Writer,
     config: &ServeConfig,
     log: &log::Log,
     render: &http::Metrics,
@@ -205,6 +204,7 @@ async fn build(
         .map_err(|error| StartError::new(format!("cannot read the database: {error}")))?;
     Ok(AppState {
         store: store.clone(),
+        writer,
         clock: Arc::new(clock),
         cursors: Cursors::new(secret),
         trusted_proxies: config.trusted_proxies.clone().into(),
@@ -299,15 +299,22 @@ fn stop_on_signal(
 }
 
 /// Every replica sweeps; the database lets one at a time through.
-async fn sweep(store: Store, writer: Option<WriterKey>, interval: Duration, stop: CancellationToken) {
+async fn sweep(store: Store, writer: Writer, interval: Duration, stop: CancellationToken) {
     while every(interval, &stop).await {
-        match ops::expiry::sweep(&store, writer.as_ref(), clock()).await {
-            Ok(Some(recorded)) => telemetry::swept(clock(), recorded),
-            Ok(None) => {}
-            Err(error) => {
-                telemetry::sweep_failed();
-                tracing::warn!(%error, "the expiry sweep failed; the next one tries again");
+        let failure = match ops::expiry::sweep(&store, &writer, clock()).await {
+            Ok(None) => None,
+            Ok(Some(swept)) => {
+                telemetry::expiries_recorded(swept.recorded);
+                if swept.failure.is_none() {
+                    telemetry::swept(clock());
+                }
+                swept.failure
             }
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failure {
+            telemetry::sweep_failed();
+            tracing::warn!(%error, "the expiry sweep failed; the next one tries again");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -227,9 +228,13 @@ pub struct ServeConfig {
     #[arg(long, env = "CONSENTD_READ_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub read_connections: u32,
 
-    /// Database connections for writes
+    /// Database connections for writes other than those of consents
     #[arg(long, env = "CONSENTD_WRITE_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub write_connections: u32,
+
+    /// Ways on which consents are written side by side, each with a database connection of its own
+    #[arg(long, env = "CONSENTD_WRITE_LANES", default_value = "2", value_name = "N", value_parser = lanes)]
+    pub write_lanes: NonZeroU16,
 
     /// Client connections that may be open at once
     #[arg(long, env = "CONSENTD_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
@@ -250,6 +255,11 @@ pub struct ServeConfig {
     /// How often expired consents are looked for, in seconds (1 to 60)
     #[arg(long, env = "CONSENTD_SWEEP_INTERVAL", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
     pub sweep_interval: u64,
+}
+
+fn lanes(text: &str) -> Result<NonZeroU16, String> {
+    let lanes: Option<NonZeroU16> = text.parse().ok();
+    lanes.filter(|lanes| lanes.get() <= 64).ok_or_else(|| "a number from 1 to 64 is wanted".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

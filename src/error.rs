@@ -37,7 +37,7 @@ impl Fault {
 }
 
 /// Why something that was asked for is not done.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     #[error("the body is invalid")]
     InvalidBody(Vec<Fault>),
@@ -61,6 +61,8 @@ pub enum Error {
     IdempotencyKeyReused,
     #[error("the first request with this Idempotency-Key is still in progress")]
     IdempotencyInProgress,
+    #[error("too much is waiting to be written")]
+    Overloaded,
     #[error("the database is not available: {0}")]
     Unavailable(String),
     #[error("the entry is not in the log yet")]

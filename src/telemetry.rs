@@ -229,9 +229,13 @@ pub fn pool_connections(pool: &'static str, idle: u32, used: u32) {
     }
 }
 
-/// A sweep that ended well, and how many `expired` entries it wrote.
-pub fn swept(at: DateTime<Utc>, entries: u64) {
+/// A sweep that ended well.
+pub fn swept(at: DateTime<Utc>) {
     metrics::gauge!(SWEEP_LAST_RUN).set(unix_seconds(at));
+}
+
+/// How many `expired` entries a sweep wrote, however it ended.
+pub fn expiries_recorded(entries: u64) {
     metrics::counter!(SWEEP_ENTRIES).increment(entries);
 }
 

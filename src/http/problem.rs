@@ -202,6 +202,7 @@ impl From<Error> for Problem {
                 "the first request with this Idempotency-Key is still in progress: try again in a moment",
             )
             .with_header(RETRY_AFTER, 1_u16),
+            Error::Overloaded => Self::overloaded(),
             Error::Unavailable(cause) => Self {
                 cause: Some(cause),
                 ..Self::new(

@@ -32,6 +32,7 @@ use super::problem::{NOT_FOUND, Problem};
 use super::rates::Rates;
 use super::{server, spec};
 use crate::error::Error;
+use crate::ops::consents::Writer;
 use crate::ops::log::{LogKeys, LogView};
 use crate::store::Store;
 
@@ -42,6 +43,7 @@ pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 #[derive(Clone)]
 pub struct AppState {
     pub store: Store,
+    pub writer: Writer,
     /// The only clock.
     pub clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     pub cursors: Cursors,

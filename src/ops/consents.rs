@@ -3,11 +3,13 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::domain::{Consent, ConsentRecord, Precondition, WriterKey, decide};
-use crate::error::Error;
-use crate::ops::log::vouching;
-use crate::store::Store;
-use crate::store::consents::{self, Attribution};
+use crate::domain::{Consent, ConsentRecord, Precondition};
+use crate::store::consents::Attribution;
+
+pub mod fold;
+mod writer;
+
+pub use writer::{Lanes, Writer};
 
 /// What somebody wants the consent to be.
 #[derive(Clone, Debug)]
@@ -16,51 +18,28 @@ pub enum Decision {
     Put(Consent),
     /// Tier `none`; nothing to do where nothing is given.
     Withdraw,
+    /// Its end has come: the sweep's, to be recorded once.
+    Expire,
+}
+
+/// A decision on one consent, and all that it depends on.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub customer_id: Uuid,
+    pub decision: Decision,
+    pub precondition: Precondition,
+    pub by: Attribution,
+    pub now: DateTime<Utc>,
 }
 
 /// The consent as it stands after a decision.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub record: ConsentRecord,
+    /// The decision made a new version.
+    pub changed: bool,
     /// It is the customer's first.
     pub created: bool,
     /// The leaf which the log will have for it; none if nothing changed.
     pub leaf: Option<Vec<u8>>,
-}
-
-/// Applies a decision: the consent and its audit entry are both durable when this returns, or neither exists.
-pub async fn apply(
-    store: &Store,
-    writer: Option<&WriterKey>,
-    customer_id: Uuid,
-    decision: &Decision,
-    precondition: &Precondition,
-    by: &Attribution,
-    now: DateTime<Utc>,
-) -> Result<Outcome, Error> {
-    let mut transaction = store.begin().await?;
-    let locked = consents::lock(&mut transaction, customer_id).await?.ok_or(Error::UnknownCustomer)?;
-    let current = &locked.record;
-    precondition
-        .check(current.version)
-        .map_err(|refusal| Error::VersionMoved { current: refusal.current })?;
-    let change = match decision {
-        Decision::Put(consent) => decide(current, consent, false, now),
-        Decision::Withdraw => decide(current, &Consent::none(), true, now),
-    };
-    let Some(change) = change else {
-        return Ok(Outcome { record: locked.record, created: false, leaf: None });
-    };
-    let vouched = writer.map(|key| vouching::change(key, &locked, &change, by)).transpose()?;
-    let vouching = vouched.as_ref().map(|vouched| &vouched.vouching);
-    consents::write(&mut transaction, &locked, &change, by, vouching).await?;
-    transaction.commit().await?;
-    let record = ConsentRecord::from_state(
-        customer_id,
-        change.current,
-        Some(change.timestamp),
-        change.version,
-        Some(locked.next_audit_id),
-    );
-    Ok(Outcome { record, created: current.version == 0, leaf: vouched.map(|vouched| vouched.leaf) })
 }

@@ -2,42 +2,61 @@
 //! the sweep does.
 
 use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
 
-use crate::domain::{WriterKey, expire};
+use crate::domain::Precondition;
 use crate::error::Error;
-use crate::ops::log::vouching;
-use crate::store::consents::{self, Attribution};
+use crate::ops::consents::{Decision, Request, Writer};
+use crate::store::consents::{self, Attribution, Due};
 use crate::store::{Store, maintenance};
 
-const BATCH: i64 = 200;
+/// How many are handed to the writer at once: less than it lets queue.
+const CHUNK: usize = 200;
 
-/// Records all expiries that are due and returns how many; `None` when another replica is at it.
-pub async fn sweep(
-    store: &Store,
-    writer: Option<&WriterKey>,
-    now: DateTime<Utc>,
-) -> Result<Option<u64>, Error> {
+/// What a sweep did.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// How many expiries were recorded.
+    pub recorded: u64,
+    /// Why some were not, if there were any: the first of the reasons.
+    pub failure: Option<Error>,
+}
+
+/// Records all expiries that are due; `None` when another replica is at it. Each is tried once: what cannot be recorded
+/// now is left to the next sweep.
+pub async fn sweep(store: &Store, writer: &Writer, now: DateTime<Utc>) -> Result<Option<Swept>, Error> {
     let by = Attribution { changed_by: "system:expiry".to_owned(), ..Attribution::default() };
-    let mut recorded = 0;
+    let mut swept = Swept::default();
+    let mut last: Option<Due> = None;
     loop {
-        let mut transaction = store.begin().await?;
-        if !maintenance::claim_sweep(&mut transaction).await? {
-            return Ok((recorded > 0).then_some(recorded));
+        // It changes nothing itself: while it is open, no other replica sweeps.
+        let mut claim = store.begin().await?;
+        if !maintenance::claim_sweep(&mut claim).await? {
+            return Ok(last.map(|_| swept));
         }
-        let due = consents::lock_due(&mut transaction, now, BATCH).await?;
-        let mut written = 0;
-        for locked in &due {
-            if let Some(change) = expire(&locked.record, now) {
-                let vouched = writer.map(|key| vouching::change(key, locked, &change, &by)).transpose()?;
-                let vouching = vouched.as_ref().map(|vouched| &vouched.vouching);
-                consents::write(&mut transaction, locked, &change, &by, vouching).await?;
-                written += 1;
+        let due = consents::due(&mut claim, now, last, CHUNK as i64).await?;
+        let outcomes = join_all(due.iter().map(|due| {
+            writer.submit(Request {
+                customer_id: due.customer_id,
+                decision: Decision::Expire,
+                precondition: Precondition::Anything,
+                by: by.clone(),
+                now,
+            })
+        }))
+        .await;
+        claim.rollback().await?;
+        for outcome in outcomes {
+            match outcome {
+                Ok(outcome) => swept.recorded += u64::from(outcome.changed),
+                // The customer was deleted meanwhile, and the consent with it.
+                Err(Error::UnknownCustomer) => {}
+                Err(error) => swept.failure = swept.failure.or(Some(error)),
             }
         }
-        transaction.commit().await?;
-        recorded += written;
-        if written == 0 {
-            return Ok(Some(recorded));
+        last = due.last().copied();
+        if due.len() < CHUNK {
+            return Ok(Some(swept));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Consents: read, locked, and written together with their audit entry.
 
+use std::collections::VecDeque;
+
 use chrono::{DateTime, Utc};
 use ipnetwork::IpNetwork;
 use sqlx::types::Json;
@@ -159,65 +161,53 @@ impl Store {
     }
 }
 
-/// A consent which is locked until the transaction ends, and the id that its next audit entry gets.
+/// A consent which is locked until the transaction ends, and the ids that its next audit entries get.
 #[derive(Clone, Debug)]
 pub struct Locked {
     pub record: ConsentRecord,
-    /// Drawn after the lock was had: of one customer's entries, the later one has the greater id.
-    pub next_audit_id: i64,
+    /// Whether the `expired` entry of its end is written.
+    pub expiry_recorded: bool,
+    /// Drawn after the lock was had, which also gave the transaction its number: of one customer's entries, the later one
+    /// has the greater id, and no id is drawn by a transaction that nobody can see yet.
+    pub audit_ids: VecDeque<i64>,
 }
 
-/// The consent as it stands, locked; `None` for an unknown customer.
-///
-/// `for update` cannot lock a row that is not there yet, so the default row is made first: of two first grants at once,
-/// the second waits for the first.
-pub async fn lock(connection: &mut PgConnection, customer_id: Uuid) -> Result<Option<Locked>, Error> {
-    if let Some(locked) = lock_existing(connection, customer_id).await? {
-        return Ok(Some(locked));
-    }
-    let made = sqlx::query!(
-        r#"
-        insert into vlaapi.customer_data_consent (customer_id)
-        select customer_id from vlaapi.customers where customer_id = $1
-        on conflict (customer_id) do nothing
-        "#,
-        customer_id,
-    )
-    .execute(&mut *connection)
-    .await;
-    match made {
-        Ok(_) => lock_existing(connection, customer_id).await,
-        // The customer was deleted between the look and the insert.
-        Err(sqlx::Error::Database(error)) if error.is_foreign_key_violation() => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn lock_existing(connection: &mut PgConnection, customer_id: Uuid) -> Result<Option<Locked>, Error> {
-    let locked = sqlx::query_as!(
+/// Locks those of these consents that are there and that nobody else holds, and draws as many audit ids for each as
+/// `changes` says in the same place. Nothing is waited for.
+pub async fn lock(
+    connection: &mut PgConnection,
+    customer_ids: &[Uuid],
+    changes: &[i32],
+) -> sqlx::Result<Vec<Locked>> {
+    let rows = sqlx::query_as!(
         LockedRow,
         r#"
         with locked as materialized (
           select customer_id, consent_tier, can_store_images, can_store_embeddings, can_use_for_training,
             anonymization_level, policy_version, consent_granted_at,
-            case when version > 0 then consent_updated_at end as consent_updated_at, expires_at, version, audit_id
+            case when version > 0 then consent_updated_at end as consent_updated_at, expires_at, version, audit_id,
+            expiry_recorded
           from vlaapi.customer_data_consent
-          where customer_id = $1
-          for update
+          where customer_id = any($1)
+          order by customer_id
+          for update skip locked
         )
         select customer_id as "customer_id!", consent_tier as "consent_tier!: ConsentTier",
           can_store_images as "can_store_images!", can_store_embeddings as "can_store_embeddings!",
           can_use_for_training as "can_use_for_training!",
           anonymization_level as "anonymization_level!: AnonymizationLevel", policy_version, consent_granted_at,
-          consent_updated_at, expires_at, version as "version!", audit_id,
-          nextval('vlaapi.customer_consent_audit_audit_id_seq') as "next_audit_id!"
-        from locked
+          consent_updated_at, expires_at, version as "version!", audit_id, expiry_recorded as "expiry_recorded!",
+          array(
+            select nextval('vlaapi.customer_consent_audit_audit_id_seq') from generate_series(1, changes)
+          ) as "audit_ids!"
+        from locked join unnest($1::uuid[], $2::integer[]) as wanted (customer_id, changes) using (customer_id)
         "#,
-        customer_id,
+        customer_ids,
+        changes,
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(locked.map(Into::into))
+    Ok(rows.into_iter().map(Into::into).collect())
 }
 
 struct LockedRow {
@@ -233,7 +223,8 @@ struct LockedRow {
     expires_at: Option<DateTime<Utc>>,
     version: i32,
     audit_id: Option<i64>,
-    next_audit_id: i64,
+    expiry_recorded: bool,
+    audit_ids: Vec<i64>,
 }
 
 impl From<LockedRow> for Locked {
@@ -253,9 +244,54 @@ impl From<LockedRow> for Locked {
                 version: row.version,
                 audit_id: row.audit_id,
             },
-            next_audit_id: row.next_audit_id,
+            expiry_recorded: row.expiry_recorded,
+            audit_ids: row.audit_ids.into(),
         }
     }
+}
+
+/// A customer who exists, and whether there is a row for the consent.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    pub customer_id: Uuid,
+    pub has_row: bool,
+}
+
+/// Those of these customers who exist.
+pub async fn known(connection: &mut PgConnection, customer_ids: &[Uuid]) -> sqlx::Result<Vec<Known>> {
+    sqlx::query_as!(
+        Known,
+        r#"
+        select customer_id, exists (
+            select from vlaapi.customer_data_consent d where d.customer_id = c.customer_id
+          ) as "has_row!"
+        from vlaapi.customers c
+        where customer_id = any($1)
+        "#,
+        customer_ids,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Makes the default rows of customers who have none yet: `for update` cannot lock a row that is not there.
+///
+/// An insert waits for whoever inserts the same row, or deletes the customer, and `skip locked` does not help there. So
+/// it waits for a moment only, and then fails with a lock timeout.
+pub async fn make_rows(connection: &mut PgConnection, customer_ids: &[Uuid]) -> sqlx::Result<()> {
+    sqlx::query!("set local lock_timeout = '20ms'").execute(&mut *connection).await?;
+    sqlx::query!(
+        r#"
+        insert into vlaapi.customer_data_consent (customer_id)
+        select customer_id from vlaapi.customers where customer_id = any($1) order by customer_id
+        on conflict (customer_id) do nothing
+        "#,
+        customer_ids,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!("set local lock_timeout to default").execute(connection).await?;
+    Ok(())
 }
 
 /// What the service says of an entry that it writes, so that the log can tell it from anybody else's.
@@ -265,100 +301,138 @@ pub struct Vouching {
     pub mac: Vec<u8>,
 }
 
-/// Writes a change, its audit entry and the sealer's queue in one statement. The row must be locked. Only a service that
-/// is measured without its log has nothing to say of the entry.
+/// An audit entry that is to be written.
+#[derive(Clone, Debug)]
+pub struct NewEntry<'a> {
+    pub customer_id: Uuid,
+    pub audit_id: i64,
+    pub change: Change,
+    pub by: &'a Attribution,
+    /// Only a service that is measured without its log has nothing to say of the entry.
+    pub vouching: Option<Vouching>,
+}
+
+/// Writes entries, each customer's in the order of their versions, their places in the sealer's queue, and the consents in
+/// which they end, in one statement. The rows must be locked.
 pub async fn write(
     connection: &mut PgConnection,
-    locked: &Locked,
-    change: &Change,
-    by: &Attribution,
-    vouching: Option<&Vouching>,
-) -> Result<(), Error> {
-    let state = &change.current;
-    let salts = vouching.map(|vouching| &vouching.salts);
-    let salt = |field: PersonalField| salts.and_then(|salts| salts[field as usize].as_deref());
+    entries: &[NewEntry<'_>],
+    consents: &[Locked],
+) -> sqlx::Result<()> {
+    fn column<'a, T, V>(rows: &'a [T], value: impl Fn(&'a T) -> V) -> Vec<V> {
+        rows.iter().map(value).collect()
+    }
+    let salts = |field: PersonalField| {
+        column(entries, |entry| {
+            entry.vouching.as_ref().and_then(|vouching| vouching.salts[field as usize].as_deref())
+        })
+    };
     sqlx::query!(
         r#"
-        with entry as (
+        with entry as materialized (
+          select *
+          from unnest(
+            $1::uuid[], $2::text[], $3::integer[], $4::text[], $5::text[], $6::jsonb[], $7::jsonb[], $8::text[],
+            $9::text[], $10::text[], $11::timestamptz[], $12::inet[], $13::text[], $14::text[], $15::bigint[],
+            $16::bytea[], $17::bytea[], $18::bytea[], $19::bytea[], $20::bytea[], $21::bytea[]
+          ) as entry
+            (customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, on_behalf_of,
+             change_reason, timestamp, ip_address, user_agent, request_id, audit_id, changed_by_salt,
+             on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac)
+        ), written as (
           insert into vlaapi.customer_consent_audit
             (customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, on_behalf_of,
-             change_reason, timestamp, ip_address, user_agent, request_id, audit_id, changed_by_salt, on_behalf_of_salt,
-             change_reason_salt, ip_address_salt, user_agent_salt, mac)
-          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $23, $24, $25, $26, $27, $28, $29)
+             change_reason, timestamp, ip_address, user_agent, request_id, audit_id, changed_by_salt,
+             on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac)
+          select * from entry
         ), queued as (
-          insert into vlaapi.audit_pending (audit_id) select $23 where $29::bytea is not null
+          insert into vlaapi.audit_pending (audit_id) select audit_id from entry where mac is not null
         )
-        update vlaapi.customer_data_consent
-        set consent_tier = $5, can_store_images = $15, can_store_embeddings = $16, can_use_for_training = $17,
-          anonymization_level = $18, policy_version = $19, expires_at = $20, consent_granted_at = $21,
-          consent_updated_at = $11, version = $3, expiry_recorded = $22, audit_id = $23
-        where customer_id = $1
+        update vlaapi.customer_data_consent d
+        set consent_tier = n.consent_tier, can_store_images = n.can_store_images,
+          can_store_embeddings = n.can_store_embeddings, can_use_for_training = n.can_use_for_training,
+          anonymization_level = n.anonymization_level, policy_version = n.policy_version, expires_at = n.expires_at,
+          consent_granted_at = n.consent_granted_at, consent_updated_at = n.consent_updated_at, version = n.version,
+          expiry_recorded = n.expiry_recorded, audit_id = n.audit_id
+        from unnest(
+          $22::uuid[], $23::text[], $24::boolean[], $25::boolean[], $26::boolean[], $27::text[], $28::text[],
+          $29::timestamptz[], $30::timestamptz[], $31::timestamptz[], $32::integer[], $33::boolean[], $34::bigint[]
+        ) as n
+          (customer_id, consent_tier, can_store_images, can_store_embeddings, can_use_for_training,
+           anonymization_level, policy_version, expires_at, consent_granted_at, consent_updated_at, version,
+           expiry_recorded, audit_id)
+        where d.customer_id = n.customer_id
         "#,
-        locked.record.customer_id,
-        change.action.as_str(),
-        change.version,
-        change.previous.as_ref().map(|previous| previous.consent_tier.as_str()),
-        state.consent_tier.as_str(),
-        change.previous.as_ref().map(Json) as _,
-        Json(state) as _,
-        by.changed_by,
-        by.on_behalf_of,
-        by.change_reason,
-        change.timestamp,
-        by.ip_address,
-        by.user_agent,
-        by.request_id,
-        state.can_store_images,
-        state.can_store_embeddings,
-        state.can_use_for_training,
-        state.anonymization_level.as_str(),
-        state.policy_version,
-        state.expires_at,
-        state.consent_granted_at,
-        change.expiry_recorded,
-        locked.next_audit_id,
-        salt(PersonalField::ChangedBy),
-        salt(PersonalField::OnBehalfOf),
-        salt(PersonalField::ChangeReason),
-        salt(PersonalField::IpAddress),
-        salt(PersonalField::UserAgent),
-        vouching.map(|vouching| vouching.mac.as_slice()),
+        &column(entries, |entry| entry.customer_id),
+        &column(entries, |entry| entry.change.action.as_str()) as _,
+        &column(entries, |entry| entry.change.version),
+        &column(entries, |entry| entry.change.previous.as_ref().map(|state| state.consent_tier.as_str())) as _,
+        &column(entries, |entry| entry.change.current.consent_tier.as_str()) as _,
+        &column(entries, |entry| entry.change.previous.as_ref().map(Json)) as _,
+        &column(entries, |entry| Json(&entry.change.current)) as _,
+        &column(entries, |entry| entry.by.changed_by.as_str()) as _,
+        &column(entries, |entry| entry.by.on_behalf_of.as_deref()) as _,
+        &column(entries, |entry| entry.by.change_reason.as_deref()) as _,
+        &column(entries, |entry| entry.change.timestamp),
+        &column(entries, |entry| entry.by.ip_address) as _,
+        &column(entries, |entry| entry.by.user_agent.as_deref()) as _,
+        &column(entries, |entry| entry.by.request_id.as_deref()) as _,
+        &column(entries, |entry| entry.audit_id),
+        &salts(PersonalField::ChangedBy) as _,
+        &salts(PersonalField::OnBehalfOf) as _,
+        &salts(PersonalField::ChangeReason) as _,
+        &salts(PersonalField::IpAddress) as _,
+        &salts(PersonalField::UserAgent) as _,
+        &column(entries, |entry| entry.vouching.as_ref().map(|vouching| vouching.mac.as_slice())) as _,
+        &column(consents, |consent| consent.record.customer_id),
+        &column(consents, |consent| consent.record.consent_tier.as_str()) as _,
+        &column(consents, |consent| consent.record.can_store_images),
+        &column(consents, |consent| consent.record.can_store_embeddings),
+        &column(consents, |consent| consent.record.can_use_for_training),
+        &column(consents, |consent| consent.record.anonymization_level.as_str()) as _,
+        &column(consents, |consent| consent.record.policy_version.as_deref()) as _,
+        &column(consents, |consent| consent.record.expires_at) as _,
+        &column(consents, |consent| consent.record.consent_granted_at) as _,
+        &column(consents, |consent| consent.record.consent_updated_at) as _,
+        &column(consents, |consent| consent.record.version),
+        &column(consents, |consent| consent.expiry_recorded),
+        &column(consents, |consent| consent.record.audit_id) as _,
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Locks up to `limit` consents whose end has come and is not yet in the trail, skipping those which others hold.
-pub async fn lock_due(
+/// A consent whose end has come, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    pub expires_at: DateTime<Utc>,
+    pub customer_id: Uuid,
+}
+
+/// Up to `limit` consents after `after` whose end has come and is not yet in the trail, in the order of their ends.
+pub async fn due(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
+    after: Option<Due>,
     limit: i64,
-) -> Result<Vec<Locked>, Error> {
+) -> Result<Vec<Due>, Error> {
     let due = sqlx::query_as!(
-        LockedRow,
+        Due,
         r#"
-        with locked as materialized (
-          select customer_id, consent_tier, can_store_images, can_store_embeddings, can_use_for_training,
-            anonymization_level, policy_version, consent_granted_at, consent_updated_at, expires_at, version, audit_id
-          from vlaapi.customer_data_consent
-          where expires_at <= $1 and not expiry_recorded and consent_tier <> 'none'
-          order by expires_at
-          limit $2
-          for update skip locked
-        )
-        select customer_id as "customer_id!", consent_tier as "consent_tier!: ConsentTier",
-          can_store_images as "can_store_images!", can_store_embeddings as "can_store_embeddings!",
-          can_use_for_training as "can_use_for_training!",
-          anonymization_level as "anonymization_level!: AnonymizationLevel", policy_version, consent_granted_at,
-          consent_updated_at, expires_at, version as "version!", audit_id,
-          nextval('vlaapi.customer_consent_audit_audit_id_seq') as "next_audit_id!"
-        from locked
+        select expires_at as "expires_at!", customer_id
+        from vlaapi.customer_data_consent
+        where expires_at <= $1 and not expiry_recorded and consent_tier <> 'none'
+          and ($2::timestamptz is null or (expires_at, customer_id) > ($2, $3))
+        order by expires_at, customer_id
+        limit $4
         "#,
         now,
+        after.map(|after| after.expires_at),
+        after.map(|after| after.customer_id),
         limit,
     )
     .fetch_all(connection)
     .await?;
-    Ok(due.into_iter().map(Into::into).collect())
+    Ok(due)
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection as _, Postgres, Row as _, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _, Postgres, Row as _, Transaction};
+use tokio::time::timeout;
 
 use crate::error::Error;
 
@@ -64,6 +65,12 @@ impl Store {
         Ok(self.writes.begin().await?)
     }
 
+    /// A session outside the pools, with their settings, for whoever needs one all the time.
+    pub async fn connect(&self) -> sqlx::Result<PgConnection> {
+        let options = self.writes.connect_options();
+        timeout(ACQUIRE_TIMEOUT, options.connect()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), Error> {
         sqlx::query_scalar!("select 1 as one").fetch_one(&self.reads).await?;
@@ -79,4 +86,10 @@ impl Store {
         self.writes.close().await;
         self.reads.close().await;
     }
+}
+
+/// A transaction on such a session. One that ended while it lay idle, or that does not answer, is noticed here, before
+/// anything was done in it.
+pub async fn begin_on(session: &mut PgConnection) -> sqlx::Result<Transaction<'_, Postgres>> {
+    timeout(ACQUIRE_TIMEOUT, session.begin()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }

@@ -1,7 +1,6 @@
 //! The end of a consent: obeyed by the clock, recorded by the sweep.
 
 use chrono::TimeDelta;
-use consentd::ops;
 use serde_json::json;
 
 use crate::service::{Service, consent};
@@ -39,27 +38,12 @@ async fn an_expiry_is_recorded_exactly_once_though_replicas_sweep_at_once() {
         service.put(customer, &body).send().await.expect(201);
         customers.push(customer);
     }
-    assert_eq!(
-        ops::expiry::sweep(&service.store, service.keys.writers.first(), service.now())
-            .await
-            .expect("a sweep"),
-        Some(0)
-    );
+    assert_eq!(service.sweep().await, Some(0));
     service.advance(TimeDelta::hours(2));
-    let sweeps =
-        (0..4).map(|_| ops::expiry::sweep(&service.store, service.keys.writers.first(), service.now()));
-    let recorded: u64 = futures_util::future::join_all(sweeps)
-        .await
-        .into_iter()
-        .filter_map(|swept| swept.expect("a sweep"))
-        .sum();
+    let sweeps = (0..4).map(|_| service.sweep());
+    let recorded: u64 = futures_util::future::join_all(sweeps).await.into_iter().flatten().sum();
     assert_eq!(recorded, 5);
-    assert_eq!(
-        ops::expiry::sweep(&service.store, service.keys.writers.first(), service.now())
-            .await
-            .expect("a sweep"),
-        Some(0)
-    );
+    assert_eq!(service.sweep().await, Some(0));
     for customer in customers {
         let trail = service.trail(customer).await;
         assert_eq!(trail.len(), 2);
@@ -78,12 +62,7 @@ async fn an_expired_consent_can_be_renewed_and_expires_again() {
         let body = json!({"consent_tier": "basic", "expires_at": service.now() + TimeDelta::hours(1)});
         service.put(customer, &body).send().await;
         service.advance(TimeDelta::hours(2));
-        assert_eq!(
-            ops::expiry::sweep(&service.store, service.keys.writers.first(), service.now())
-                .await
-                .expect("a sweep"),
-            Some(1)
-        );
+        assert_eq!(service.sweep().await, Some(1));
         assert_eq!(service.consent(customer).await["version"], 2 * round);
     }
     let actions: Vec<_> =

@@ -127,7 +127,8 @@ async fn requests_are_counted_by_route_with_the_names_of_opentelemetry() {
     ask("BREW", "/counted/7", &[]).await;
     telemetry::database_up(true);
     telemetry::pool_connections("of_this_test", 3, 5);
-    telemetry::swept("2026-01-15T10:30:00.5Z".parse().unwrap(), 2);
+    telemetry::swept("2026-01-15T10:30:00.5Z".parse().unwrap());
+    telemetry::expiries_recorded(2);
     let text = metrics.render();
     let has = |line: &str| assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
     has("# TYPE http_server_request_duration_seconds histogram");

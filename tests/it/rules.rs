@@ -147,9 +147,7 @@ async fn as_of_any_instant_stands_what_the_last_entry_before_it_made() {
                 "expires_at": proposal.expires_at,
             });
             service.put(customer, &body).send().await;
-            consentd::ops::expiry::sweep(&service.store, service.keys.writers.first(), service.now())
-                .await
-                .expect("a sweep");
+            service.sweep().await;
         }
         service.advance(Duration::hours(1));
         let trail: Vec<_> = service.trail(customer).await.into_iter().rev().collect();

@@ -1,6 +1,7 @@
 //! The whole service, called by its router, on a database of its own and with a clock that a test sets.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,7 @@ use consentd::http::limits::Gate;
 use consentd::http::server::Peer;
 use consentd::http::{AppState, Cursors, Rates};
 use consentd::ops;
+use consentd::ops::consents::{Lanes, Writer};
 use consentd::ops::log::memory::Memory;
 use consentd::ops::log::sealer::Sealer;
 use consentd::ops::log::{LogKeys, LogView, RetiredKeys, opening};
@@ -30,6 +32,7 @@ use crate::cluster::{self, TestDatabase};
 pub struct Service {
     pub router: Router,
     pub store: Store,
+    pub writer: Writer,
     pub keys: Arc<LogKeys>,
     pub view: Arc<LogView>,
     /// How the service logs in.
@@ -37,6 +40,7 @@ pub struct Service {
     /// What a replica remembers, its keys in files: all that lies outside the database.
     pub outside: tempfile::TempDir,
     pub owner: PgConnectOptions,
+    _lanes: Lanes,
     /// Dropped with the service.
     _database: Option<TestDatabase>,
     pub operator: String,
@@ -177,10 +181,13 @@ impl Service {
             retired: RetiredKeys::default(),
         });
         let view = Arc::new(LogView::default());
+        let (writer, lanes) =
+            Writer::start(&store, keys.writers.first(), NonZeroU16::new(2).expect("two lanes"));
         let state = AppState {
             log_keys: Arc::clone(&keys),
             log: Arc::clone(&view),
             store: store.clone(),
+            writer: writer.clone(),
             clock: Arc::new(move || *now.lock().expect("the clock")),
             cursors: Cursors::new(secret),
             trusted_proxies: ["10.0.0.0/8".parse().expect("a network")].into(),
@@ -193,11 +200,13 @@ impl Service {
         Self {
             router,
             store,
+            writer,
             keys,
             view,
             login: login.clone(),
             outside: tempfile::tempdir().expect("a directory can be made"),
             owner,
+            _lanes: lanes,
             _database: None,
             operator: operator.expect("an empty database gets a key"),
             clock,
@@ -219,6 +228,13 @@ impl Service {
             Sealer::new(self.store.clone(), Arc::clone(&self.keys), Arc::clone(&self.view), memory, &log);
         sealer.recall(now).await.expect("what was remembered is read");
         sealer
+    }
+
+    /// A sweep, which must not fail, and how many expiries it recorded; `None` when another one is at it.
+    pub async fn sweep(&self) -> Option<u64> {
+        let swept = ops::expiry::sweep(&self.store, &self.writer, self.now()).await.expect("a sweep")?;
+        assert!(swept.failure.is_none(), "{:?}", swept.failure);
+        Some(swept.recorded)
     }
 
     pub fn now(&self) -> DateTime<Utc> {

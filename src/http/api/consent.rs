@@ -1,7 +1,5 @@
 //! A customer's consent: given, read, withdrawn, listed.
 
-use std::sync::Arc;
-
 use axum::extract::{OriginalUri, State};
 use axum::http::header::ETAG;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -13,19 +11,18 @@ use uuid::Uuid;
 
 use super::{Page, Paging, answer};
 use crate::domain::{
-    AnonymizationLevel, Consent, ConsentRecord, ConsentStatus, ConsentTier, ConsentView, Precondition,
-    Proposal,
+    AnonymizationLevel, Consent, ConsentRecord, ConsentStatus, ConsentTier, ConsentView, Proposal,
 };
 use crate::error::Error;
+use crate::http::AppState;
 use crate::http::extract::{Body, Caller, ChangeHeaders, JsonBody, NoBody, PathId, etag, not_modified};
 use crate::http::input::{Fields, Params, boolean, choice, string, text, time, uuid};
 use crate::http::problem::Problem;
 use crate::http::spec::{ReadProblems, WriteProblems};
-use crate::http::{AppState, detached};
-use crate::ops;
-use crate::ops::consents::{Decision, Outcome};
+use crate::ops::consents::{Decision, Outcome, Request};
 use crate::ops::log::receipt;
-use crate::store::consents::{Attribution, ConsentFilter};
+use crate::store::consents::ConsentFilter;
+use crate::telemetry;
 
 /// How far in the future `as_of` may lie: clocks differ a little.
 const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(60);
@@ -120,21 +117,13 @@ fn record_answer(record: ConsentRecord, status: StatusCode, now: DateTime<Utc>) 
     response
 }
 
-async fn decide(
-    state: AppState,
-    customer_id: Uuid,
-    decision: Decision,
-    precondition: Precondition,
-    by: Attribution,
-    receipt_wanted: bool,
-    now: DateTime<Utc>,
-) -> Result<Response, Problem> {
-    let (store, keys) = (state.store.clone(), Arc::clone(&state.log_keys));
-    let Outcome { record, created, leaf } = detached(async move {
-        ops::consents::apply(&store, keys.writers.first(), customer_id, &decision, &precondition, &by, now)
-            .await
-    })
-    .await?;
+async fn decide(state: AppState, request: Request, receipt_wanted: bool) -> Result<Response, Problem> {
+    let now = request.now;
+    let outcome = state.writer.submit(request).await;
+    if let Err(Error::Overloaded) = outcome {
+        telemetry::refused_for_overload("write");
+    }
+    let Outcome { record, created, leaf, .. } = outcome?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let promised = leaf.filter(|_| receipt_wanted).zip(record.audit_id);
     let receipt = promised
@@ -186,7 +175,8 @@ pub async fn put_consent(
     let now = (state.clock)();
     let consent = body.value.consent(now)?;
     let by = headers.origin.attribution(body.value.on_behalf_of, body.value.reason);
-    decide(state, customer_id, Decision::Put(consent), headers.precondition, by, headers.receipt, now).await
+    let (decision, precondition) = (Decision::Put(consent), headers.precondition);
+    decide(state, Request { customer_id, decision, precondition, by, now }, headers.receipt).await
 }
 
 /// Read a consent
@@ -274,7 +264,8 @@ pub async fn withdraw_consent(
     params.finish()?;
     caller.must_reach(customer_id)?;
     let (now, by) = ((state.clock)(), headers.origin.attribution(on_behalf_of, reason));
-    decide(state, customer_id, Decision::Withdraw, headers.precondition, by, headers.receipt, now).await
+    let (decision, precondition) = (Decision::Withdraw, headers.precondition);
+    decide(state, Request { customer_id, decision, precondition, by, now }, headers.receipt).await
 }
 
 /// Which consents to list.

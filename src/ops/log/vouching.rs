@@ -14,7 +14,7 @@ use crate::domain::{
     AuditEntry, Change, LogEntry, LogEvent, PersonalField, Salted, Source, WriterKey, address_text,
 };
 use crate::error::Error;
-use crate::store::consents::{Attribution, Locked, Vouching};
+use crate::store::consents::{Attribution, Vouching};
 use crate::store::log::entries::{self, NewEvent};
 
 /// The leaf which an entry will have, and what is written with the entry.
@@ -24,10 +24,16 @@ pub struct Vouched {
     pub vouching: Vouching,
 }
 
-/// Vouches for a change of a consent.
-pub fn change(key: &WriterKey, locked: &Locked, change: &Change, by: &Attribution) -> Result<Vouched, Error> {
+/// Vouches for a change of a customer's consent, whose entry gets this id.
+pub fn change(
+    key: &WriterKey,
+    customer_id: Uuid,
+    audit_id: i64,
+    change: &Change,
+    by: &Attribution,
+) -> Result<Vouched, Error> {
     let event = LogEvent::ConsentChanged {
-        customer_id: locked.record.customer_id,
+        customer_id,
         action: change.action.as_str().to_owned(),
         version: change.version,
         previous_tier: change.previous.as_ref().map(|state| state.consent_tier.as_str().to_owned()),
@@ -35,7 +41,7 @@ pub fn change(key: &WriterKey, locked: &Locked, change: &Change, by: &Attributio
         previous: change.previous.as_ref().map(json).transpose()?,
         current: Some(json(&change.current)?),
     };
-    vouch(key, locked.next_audit_id, event, by, change.timestamp)
+    vouch(key, audit_id, event, by, change.timestamp)
 }
 
 /// Vouches for an entry that is loaded whole.

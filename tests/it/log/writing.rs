@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use chrono::TimeDelta;
-use consentd::ops;
 use consentd::store::migrations;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -52,8 +51,7 @@ async fn every_change_is_salted_vouched_for_and_queued_by_its_own_transaction() 
     let put = service.put(customer, &body).header("user-agent", "a browser").peer("203.0.113.7");
     put.send().await.expect(201);
     service.advance(TimeDelta::hours(2));
-    let swept = ops::expiry::sweep(&service.store, service.keys.writers.first(), service.now()).await;
-    assert_eq!(swept.unwrap(), Some(1));
+    assert_eq!(service.sweep().await, Some(1));
     service.put(customer, &json!({"consent_tier": "basic"})).send().await.expect(200);
     service.call("DELETE", &format!("{}?reason=enough", consent(customer))).send().await.expect(200);
 

@@ -1,0 +1,421 @@
+//! The one who writes consents: decisions that come together are folded, and written by one transaction.
+//!
+//! Each lane has a session of its own and works on one batch at a time: whatever has queued while the one before it was
+//! being committed. Nobody lingers to fill a batch. A lane owns what is in its queue: a caller who goes away takes nothing
+//! with it, a write is whole or it is absent.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZeroU16;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use sqlx::{Connection as _, PgConnection};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::fold::{Fold, Step};
+use super::{Outcome, Request};
+use crate::domain::{ConsentRecord, WriterKey};
+use crate::error::Error;
+use crate::ops::log::vouching;
+use crate::store::consents::{self, Locked, NewEntry};
+use crate::store::{self, Store};
+
+/// How many decisions may wait in a lane; the next one is told at once to come back.
+const QUEUE: usize = 1024;
+/// How many are taken out of the queue for one batch.
+const BATCH: usize = 500;
+/// How long a decision waits for a consent that somebody else holds: as long as a statement waits for a lock.
+const HELD_FOR: Duration = Duration::from_secs(1);
+/// Between two tries where there is nothing else to do.
+const PAUSE: Duration = Duration::from_millis(5);
+/// A little longer than the database lets a statement take: a session that says nothing for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Takes decisions, to be written in the order in which they came.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    lanes: Arc<[mpsc::Sender<Item>]>,
+}
+
+/// The lanes of a [`Writer`] at work.
+#[derive(Debug)]
+#[must_use = "what is queued is only waited for by `finish`"]
+pub struct Lanes {
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the lanes. Without a key entries are not vouched for.
+    pub fn start(store: &Store, key: Option<&WriterKey>, lanes: NonZeroU16) -> (Self, Lanes) {
+        let stop = CancellationToken::new();
+        let (lanes, tasks) = (0..lanes.get())
+            .map(|_| {
+                let (sender, queue) = mpsc::channel(QUEUE);
+                let (store, key) = (store.clone(), key.cloned());
+                let lane = Lane { store, key, session: None, queue, drained: false, held: Vec::new() };
+                (sender, tokio::spawn(lane.run(stop.clone())))
+            })
+            .collect::<(Vec<_>, Vec<_>)>();
+        (Self { lanes: lanes.into() }, Lanes { stop, tasks })
+    }
+
+    /// Applies a decision: the consent and its audit entry are both durable when this returns, or neither exists. Once it
+    /// is queued, which the first poll does, it is carried out whether or not somebody waits for the outcome.
+    pub async fn submit(&self, request: Request) -> Result<Outcome, Error> {
+        let (answer, outcome) = oneshot::channel();
+        let lane = self.lane(request.customer_id);
+        lane.try_send(Item { request, answer, held_since: None }).map_err(|refusal| match refusal {
+            TrySendError::Full(_) => Error::Overloaded,
+            TrySendError::Closed(_) => Error::Unavailable("the service is stopping".to_owned()),
+        })?;
+        let lost = |_| Error::Unavailable("the service ended before the write did".to_owned());
+        outcome.await.map_err(lost)?
+    }
+
+    /// One customer, one lane: that keeps the order. A batch is one transaction on one database; were the customers
+    /// spread over several, the lane would have to be one of those of the customer's database.
+    fn lane(&self, customer_id: Uuid) -> &mpsc::Sender<Item> {
+        let mut hasher = DefaultHasher::new();
+        customer_id.hash(&mut hasher);
+        let number = hasher.finish() % self.lanes.len() as u64;
+        &self.lanes[usize::try_from(number).expect("there are few lanes")]
+    }
+}
+
+impl Lanes {
+    /// Takes no more decisions, and returns when those that are queued are answered.
+    pub async fn finish(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            // A lane that panicked has said so in the log.
+            let _ = task.await;
+        }
+    }
+}
+
+/// A decision in a lane.
+#[derive(Debug)]
+struct Item {
+    request: Request,
+    answer: oneshot::Sender<Result<Outcome, Error>>,
+    /// Since when its consent is found to be held by somebody else.
+    held_since: Option<Instant>,
+}
+
+impl Item {
+    fn answer(self, outcome: Result<Outcome, Error>) {
+        // The caller may have gone away.
+        let _ = self.answer.send(outcome);
+    }
+}
+
+struct Lane {
+    store: Store,
+    key: Option<WriterKey>,
+    session: Option<PgConnection>,
+    queue: mpsc::Receiver<Item>,
+    /// The queue is closed, and nothing is left in it.
+    drained: bool,
+    /// What waits for somebody else's lock: it begins the next batch, so that no later decision overtakes it.
+    held: Vec<Item>,
+}
+
+/// What became of a batch that could be worked on.
+struct Settled {
+    /// Of each item.
+    verdicts: Vec<Verdict>,
+    /// The consents that have changed, each as it stands now.
+    changed: Vec<ConsentRecord>,
+}
+
+enum Verdict {
+    Answer(Result<Outcome, Error>),
+    /// Somebody else holds the consent.
+    Held,
+}
+
+/// Why a batch came to nothing.
+enum Failure {
+    /// The session is of no use any more, and nothing was begun on it.
+    NotBegun(String),
+    /// Nothing is written, and one of the items may be to blame.
+    Refused(Error),
+    /// Nothing is written, since somebody else is about to make or to remove the row of one of the items.
+    Blocked,
+    /// Nothing is written, and nothing would be if it were tried again now.
+    Unavailable(String),
+    /// The end of the transaction is not known.
+    Unknown(String),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        // Class 40: a deadlock, say, in which one of the items has a part.
+        let rolled_back = sqlstate(&error).is_some_and(|code| code.starts_with("40"));
+        match Error::from(error) {
+            Error::Unavailable(why) if !rolled_back => Self::Unavailable(why),
+            error => Self::Refused(error),
+        }
+    }
+}
+
+fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(Into::into)
+}
+
+impl Lane {
+    async fn run(mut self, stop: CancellationToken) {
+        while let Some(batch) = self.next_batch(&stop).await {
+            self.work(batch).await;
+        }
+        if let Some(session) = self.session {
+            // It is the database's to notice, if it cannot be told.
+            let _ = session.close().await;
+        }
+    }
+
+    /// What waits for a lock, and what has queued; `None` when it is time to stop and nothing is left.
+    async fn next_batch(&mut self, stop: &CancellationToken) -> Option<Vec<Item>> {
+        let mut batch = std::mem::take(&mut self.held);
+        let held = !batch.is_empty();
+        while held || !self.drained {
+            tokio::select! {
+                biased;
+                queued = self.queue.recv_many(&mut batch, BATCH), if !self.drained => {
+                    if queued > 0 {
+                        return Some(batch);
+                    }
+                    self.drained = true;
+                }
+                () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
+                () = sleep(PAUSE), if held => return Some(batch),
+            }
+        }
+        None
+    }
+
+    async fn work(&mut self, batch: Vec<Item>) {
+        match self.attempt(&batch).await {
+            Err(Failure::Refused(_) | Failure::Blocked) if batch.len() > 1 => self.work_on_each(batch).await,
+            outcome => self.settle(batch, outcome),
+        }
+    }
+
+    /// The same, each item by itself: whoever spoils a batch fails alone.
+    async fn work_on_each(&mut self, batch: Vec<Item>) {
+        let mut unavailable = None;
+        for item in batch {
+            let customer_id = item.request.customer_id;
+            let outcome = if let Some(why) = &unavailable {
+                Err(Failure::Unavailable(String::clone(why)))
+            } else if self.held.iter().any(|held| held.request.customer_id == customer_id) {
+                Err(Failure::Blocked)
+            } else {
+                self.attempt(std::slice::from_ref(&item)).await
+            };
+            if let Err(Failure::Unavailable(why)) = &outcome {
+                unavailable = Some(why.clone());
+            }
+            self.settle(vec![item], outcome);
+        }
+    }
+
+    async fn attempt(&mut self, batch: &[Item]) -> Result<Settled, Failure> {
+        if let Some(session) = self.session.take() {
+            match self.attempt_on(session, batch).await {
+                // It ended while it lay idle, with the database perhaps, which may be back by now.
+                Err(Failure::NotBegun(_)) => {}
+                outcome => return outcome,
+            }
+        }
+        let unavailable = |error: sqlx::Error| Failure::Unavailable(error.to_string());
+        let session = self.store.connect().await.map_err(unavailable)?;
+        self.attempt_on(session, batch).await
+    }
+
+    /// Keeps the session only if its transaction has ended: with one that is closed everything ends that was begun on it.
+    async fn attempt_on(&mut self, mut session: PgConnection, batch: &[Item]) -> Result<Settled, Failure> {
+        let transaction = AssertUnwindSafe(transact(&mut session, self.key.as_ref(), batch)).catch_unwind();
+        match timeout(PATIENCE, transaction).await {
+            Ok(Ok(outcome)) => {
+                if matches!(outcome, Ok(_) | Err(Failure::Refused(_) | Failure::Blocked)) {
+                    self.session = Some(session);
+                }
+                outcome
+            }
+            // Nothing can panic once COMMIT is sent.
+            Ok(Err(_)) => Err(Failure::Refused(Error::Internal("a write panicked".to_owned()))),
+            Err(_) => Err(Failure::Unknown("the database does not answer".to_owned())),
+        }
+    }
+
+    fn settle(&mut self, batch: Vec<Item>, outcome: Result<Settled, Failure>) {
+        // Here, after the commit and before any answer, is where memory learns of a batch: of `changed`, or that nobody
+        // knows how the customers of a batch now stand whose end is unknown.
+        match &outcome {
+            Ok(settled) => {
+                tracing::debug!(items = batch.len(), changed = settled.changed.len(), "a batch is done");
+            }
+            Err(Failure::Unknown(why)) => {
+                tracing::warn!(items = batch.len(), why, "whether a batch was committed is not known");
+            }
+            Err(_) => {}
+        }
+        match outcome {
+            Ok(settled) => {
+                for (item, verdict) in batch.into_iter().zip(settled.verdicts) {
+                    match verdict {
+                        Verdict::Answer(outcome) => item.answer(outcome),
+                        Verdict::Held => self.hold(item),
+                    }
+                }
+            }
+            Err(failure) => {
+                for item in batch {
+                    match &failure {
+                        Failure::Blocked => self.hold(item),
+                        Failure::Refused(error) => item.answer(Err(error.clone())),
+                        Failure::NotBegun(why) | Failure::Unavailable(why) | Failure::Unknown(why) => {
+                            item.answer(Err(Error::Unavailable(why.clone())));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps an item for the next batch, unless it has waited long enough or too many wait.
+    fn hold(&mut self, mut item: Item) {
+        let since = *item.held_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= HELD_FOR {
+            item.answer(Err(Error::Unavailable("somebody else holds the consent's row".to_owned())));
+        } else if self.held.len() >= QUEUE {
+            item.answer(Err(Error::Overloaded));
+        } else {
+            self.held.push(item);
+        }
+    }
+}
+
+/// A batch, in one transaction.
+async fn transact(
+    session: &mut PgConnection,
+    key: Option<&WriterKey>,
+    batch: &[Item],
+) -> Result<Settled, Failure> {
+    let not_begun = |error: sqlx::Error| Failure::NotBegun(error.to_string());
+    let mut transaction = store::begin_on(session).await.map_err(not_begun)?;
+    match fold(&mut transaction, key, batch).await {
+        Ok(settled) if !settled.changed.is_empty() => {
+            match transaction.commit().await {
+                Ok(()) => Ok(settled),
+                Err(error) => {
+                    let (why, answered) = (error.to_string(), error.as_database_error().is_some());
+                    match Failure::from(error) {
+                        // Only the database's own plain no is one.
+                        Failure::Refused(error) if answered => Err(Failure::Refused(error)),
+                        _ => Err(Failure::Unknown(why)),
+                    }
+                }
+            }
+        }
+        outcome => {
+            // At once: a transaction that is merely dropped keeps its locks until the session is used again.
+            let ended = transaction.rollback().await;
+            ended.map_err(|error| Failure::Unavailable(error.to_string()))?;
+            outcome
+        }
+    }
+}
+
+/// Locks what a batch is about, folds, vouches and writes.
+async fn fold(
+    connection: &mut PgConnection,
+    key: Option<&WriterKey>,
+    batch: &[Item],
+) -> Result<Settled, Failure> {
+    let mut changes = BTreeMap::new();
+    for item in batch {
+        *changes.entry(item.request.customer_id).or_insert(0) += 1;
+    }
+    let (locked, held) = lock(connection, &changes).await?;
+    let mut fold = Fold::new(locked);
+    let (mut verdicts, mut entries) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+    for Item { request, .. } in batch {
+        let customer_id = request.customer_id;
+        if held.contains(&customer_id) {
+            verdicts.push(Verdict::Held);
+            continue;
+        }
+        let Step { record, change } = match fold.apply(request) {
+            Ok(step) => step,
+            Err(refusal) => {
+                verdicts.push(Verdict::Answer(Err(refusal)));
+                continue;
+            }
+        };
+        let mut outcome = Outcome { record, changed: false, created: false, leaf: None };
+        if let Some((audit_id, change)) = change {
+            let by = &request.by;
+            let vouched = key
+                .map(|key| vouching::change(key, customer_id, audit_id, &change, by))
+                .transpose()
+                .map_err(Failure::Refused)?;
+            let (leaf, vouching) = vouched.map(|vouched| (vouched.leaf, vouched.vouching)).unzip();
+            outcome = Outcome { changed: true, created: change.version == 1, leaf, ..outcome };
+            entries.push(NewEntry { customer_id, audit_id, change, by, vouching });
+        }
+        verdicts.push(Verdict::Answer(Ok(outcome)));
+    }
+    let changed = fold.into_changed();
+    if !changed.is_empty() {
+        consents::write(connection, &entries, &changed).await?;
+    }
+    Ok(Settled { verdicts, changed: changed.into_iter().map(|consent| consent.record).collect() })
+}
+
+/// Locks the consents of these customers, each for so many changes. The second value has those that somebody else holds;
+/// who is in neither is not known.
+async fn lock(
+    connection: &mut PgConnection,
+    changes: &BTreeMap<Uuid, i32>,
+) -> Result<(Vec<Locked>, HashSet<Uuid>), Failure> {
+    let (customers, counts): (Vec<_>, Vec<_>) = changes.iter().map(|(id, count)| (*id, *count)).unzip();
+    let mut locked = consents::lock(connection, &customers, &counts).await?;
+    if locked.len() == customers.len() {
+        return Ok((locked, HashSet::new()));
+    }
+    let found: HashSet<_> = locked.iter().map(|consent| consent.record.customer_id).collect();
+    let missing: Vec<_> = customers.into_iter().filter(|id| !found.contains(id)).collect();
+    let known = consents::known(connection, &missing).await?;
+    let (newcomers, counts): (Vec<_>, Vec<_>) = known
+        .iter()
+        .filter(|known| !known.has_row)
+        .map(|known| (known.customer_id, changes[&known.customer_id]))
+        .unzip();
+    let mut held: HashSet<_> = known.iter().map(|known| known.customer_id).collect();
+    if !newcomers.is_empty() {
+        consents::make_rows(connection, &newcomers).await.map_err(|error| {
+            match sqlstate(&error).as_deref() {
+                // Somebody holds it, or has just deleted the customer: the next try tells.
+                Some("55P03" | "23503") => Failure::Blocked,
+                _ => error.into(),
+            }
+        })?;
+        let made = consents::lock(connection, &newcomers, &counts).await?;
+        for consent in &made {
+            held.remove(&consent.record.customer_id);
+        }
+        locked.extend(made);
+    }
+    Ok((locked, held))
+}
