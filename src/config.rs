@@ -232,7 +232,7 @@ pub struct ServeConfig {
     #[arg(long, env = "CONSENTD_WRITE_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub write_connections: u32,
 
-    /// Ways on which consents are written side by side, each with a database connection of its own
+    /// Lanes on which consents are written side by side, each with a database connection of its own (1 to 64)
     #[arg(long, env = "CONSENTD_WRITE_LANES", default_value = "2", value_name = "N", value_parser = lanes)]
     pub write_lanes: NonZeroU16,
 

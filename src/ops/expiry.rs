@@ -11,7 +11,7 @@ use crate::store::consents::{self, Attribution, Due};
 use crate::store::{Store, maintenance};
 
 /// How many are handed to the writer at once: less than it lets queue.
-const CHUNK: usize = 200;
+const CHUNK: i64 = 200;
 
 /// What a sweep did.
 #[derive(Debug, Default)]
@@ -34,7 +34,10 @@ pub async fn sweep(store: &Store, writer: &Writer, now: DateTime<Utc>) -> Result
         if !maintenance::claim_sweep(&mut claim).await? {
             return Ok(last.map(|_| swept));
         }
-        let due = consents::due(&mut claim, now, last, CHUNK as i64).await?;
+        let due = consents::due(&mut claim, now, last, CHUNK).await?;
+        let Some(&end) = due.last() else {
+            return Ok(Some(swept));
+        };
         let outcomes = join_all(due.iter().map(|due| {
             writer.submit(Request {
                 customer_id: due.customer_id,
@@ -54,9 +57,6 @@ pub async fn sweep(store: &Store, writer: &Writer, now: DateTime<Utc>) -> Result
                 Err(error) => swept.failure = swept.failure.or(Some(error)),
             }
         }
-        last = due.last().copied();
-        if due.len() < CHUNK {
-            return Ok(Some(swept));
-        }
+        last = Some(end);
     }
 }

@@ -210,6 +210,7 @@ pub async fn lock(
     Ok(rows.into_iter().map(Into::into).collect())
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "columns are what they are")]
 struct LockedRow {
     customer_id: Uuid,
     consent_tier: ConsentTier,

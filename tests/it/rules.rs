@@ -12,12 +12,12 @@ use uuid::Uuid;
 
 use crate::service::{Service, consent};
 
-fn start() -> DateTime<Utc> {
+pub fn start() -> DateTime<Utc> {
     "2026-03-01T12:00:00Z".parse().expect("a time")
 }
 
 prop_compose! {
-    fn proposals()(
+    pub fn proposals()(
         tier in 0..4_usize, images: bool, embeddings: bool, training: bool, level in 0..4_usize,
         policy in proptest::option::of("[a-z]{1,8}"), end in proptest::option::of(-10..20_i64),
     ) -> Proposal {

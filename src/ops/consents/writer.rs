@@ -343,11 +343,11 @@ async fn fold(
     key: Option<&WriterKey>,
     batch: &[Item],
 ) -> Result<Settled, Failure> {
-    let mut changes = BTreeMap::new();
+    let mut wanted = BTreeMap::new();
     for item in batch {
-        *changes.entry(item.request.customer_id).or_insert(0) += 1;
+        *wanted.entry(item.request.customer_id).or_insert(0) += 1;
     }
-    let (locked, held) = lock(connection, &changes).await?;
+    let (locked, held) = lock(connection, &wanted).await?;
     let mut fold = Fold::new(locked);
     let (mut verdicts, mut entries) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
     for Item { request, .. } in batch {
@@ -387,9 +387,9 @@ async fn fold(
 /// who is in neither is not known.
 async fn lock(
     connection: &mut PgConnection,
-    changes: &BTreeMap<Uuid, i32>,
+    wanted: &BTreeMap<Uuid, i32>,
 ) -> Result<(Vec<Locked>, HashSet<Uuid>), Failure> {
-    let (customers, counts): (Vec<_>, Vec<_>) = changes.iter().map(|(id, count)| (*id, *count)).unzip();
+    let (customers, counts): (Vec<_>, Vec<_>) = wanted.iter().map(|(id, count)| (*id, *count)).unzip();
     let mut locked = consents::lock(connection, &customers, &counts).await?;
     if locked.len() == customers.len() {
         return Ok((locked, HashSet::new()));
@@ -400,7 +400,7 @@ async fn lock(
     let (newcomers, counts): (Vec<_>, Vec<_>) = known
         .iter()
         .filter(|known| !known.has_row)
-        .map(|known| (known.customer_id, changes[&known.customer_id]))
+        .map(|known| (known.customer_id, wanted[&known.customer_id]))
         .unzip();
     let mut held: HashSet<_> = known.iter().map(|known| known.customer_id).collect();
     if !newcomers.is_empty() {

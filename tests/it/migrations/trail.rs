@@ -220,3 +220,99 @@ async fn replicas_that_ask_for_the_same_partitions_at_once_get_them() {
         "select count(*)::text from pg_inherits where inhparent = 'vlaapi.inference_logs'::regclass";
     assert_eq!(database.text(partitions).await, "13");
 }
+
+/// A consent at version 1, and entries of versions 2 to 4 of which the last tells tier `basic`, granted at noon.
+async fn customer_with_entries_ahead(database: &Database) -> String {
+    let customer = customer_with_consent(database).await;
+    database
+        .run(&format!(
+            "insert into vlaapi.customer_consent_audit
+               (customer_id, audit_id, action, version, previous_tier, new_tier, current, timestamp)
+             select '{customer}', nextval('vlaapi.customer_consent_audit_audit_id_seq'), action, version, 'none', tier,
+               jsonb_build_object('consent_tier', tier, 'can_store_images', false, 'can_store_embeddings', false,
+                 'can_use_for_training', false, 'anonymization_level', 'full', 'policy_version', null,
+                 'expires_at', null, 'consent_granted_at', '2100-01-01T12:00:00Z'),
+               timestamptz '2100-01-01T12:00:00Z' + make_interval(secs => version)
+             from (values (2, 'updated', 'basic'), (3, 'withdrawn', 'none'), (4, 'granted', 'basic')) as entry (version, action, tier)"
+        ))
+        .await;
+    customer
+}
+
+fn jump(customer: &str, version: i32, other: &str) -> String {
+    format!(
+        "update vlaapi.customer_data_consent c
+         set version = {version}, audit_id = entry.audit_id, consent_updated_at = entry.timestamp, consent_tier = 'basic',
+           can_store_embeddings = false, consent_granted_at = '2100-01-01T12:00:00Z' {other}
+         from vlaapi.customer_consent_audit entry
+         where c.customer_id = '{customer}' and entry.customer_id = c.customer_id and entry.version = 4"
+    )
+}
+
+#[tokio::test]
+async fn several_versions_at_once_are_taken_with_an_entry_for_each() {
+    let database = Database::migrated().await;
+    let customer = customer_with_entries_ahead(&database).await;
+    for (other, refused) in [
+        (", expiry_recorded = true", "the audit entry of version 4 does not tell this change"),
+        (", policy_version = 'another'", "the audit entry of version 4 does not tell this change"),
+    ] {
+        let refusal = database.attempt(&jump(&customer, 4, other)).await.unwrap_err();
+        assert!(refusal.contains(refused), "{refusal}");
+    }
+    let granted = jump(&customer, 4, "").replace("'2100-01-01T12:00:00Z'", "'2100-01-01T13:00:00Z'");
+    let refusal = database.attempt(&granted).await.unwrap_err();
+    assert!(refusal.contains("the audit entry of version 4 does not tell this change"), "{refusal}");
+
+    database.run(&jump(&customer, 4, "")).await;
+    let row = "select concat_ws(' ', version, consent_tier, consent_granted_at = '2100-01-01T12:00:00Z')
+               from vlaapi.customer_data_consent where customer_id = '{customer}'";
+    assert_eq!(database.text(&row.replace("{customer}", &customer)).await, "4 basic t");
+    assert_eq!(database.trail(&customer, "version").await, ["1", "2", "3", "4"]);
+    // And from there one by one, as before.
+    database.run(&grant(&customer, "research", false)).await;
+    assert_eq!(database.trail(&customer, "version").await, ["1", "2", "3", "4", "5"]);
+}
+
+#[tokio::test]
+async fn several_versions_at_once_without_their_entries_are_refused() {
+    let database = Database::migrated().await;
+    let customer = customer_with_consent(&database).await;
+    let before = database.contents().await;
+    for version in [3, 4, 100] {
+        let statement = format!(
+            "update vlaapi.customer_data_consent set version = {version} where customer_id = '{customer}'"
+        );
+        let refusal = database.attempt(&statement).await.unwrap_err();
+        let expected = format!(
+            "the version cannot go from 1 to {version} at once: the trail lacks entries of the versions after 1"
+        );
+        assert!(refusal.contains(&expected), "{refusal}");
+    }
+    assert_eq!(database.contents().await, before);
+    // The last of them alone is not enough.
+    let customer = customer_with_entries_ahead(&database).await;
+    let refusal = database.attempt(&jump(&customer, 5, "")).await.unwrap_err();
+    assert!(refusal.contains("from 1 to 5"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_transaction_has_its_number_before_it_draws_an_id() {
+    let database = Database::migrated().await;
+    let customer = database.customer().await;
+    // What fails where an id would be drawn shows what had been done by then.
+    database.run("select setval('vlaapi.customer_consent_audit_audit_id_seq', 9223372036854775807)").await;
+    let attempt = format!(
+        "do $$
+         begin
+           begin
+             {}
+             raise exception 'an id was drawn';
+           exception when sequence_generator_limit_exceeded then null;
+           end;
+           if pg_current_xact_id_if_assigned() is null then raise exception 'it has no number'; end if;
+         end $$",
+        grant(&customer, "basic", false)
+    );
+    database.run(&attempt).await;
+}
