@@ -68,7 +68,7 @@ impl Store {
     /// A session outside the pools, with their settings, for whoever needs one all the time.
     pub async fn connect(&self) -> sqlx::Result<PgConnection> {
         let options = self.writes.connect_options();
-        timeout(ACQUIRE_TIMEOUT, options.connect()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        timeout(ACQUIRE_TIMEOUT, options.connect()).await.unwrap_or_else(|_| Err(no_answer()))
     }
 
     /// Whether the database answers.
@@ -91,5 +91,9 @@ impl Store {
 /// A transaction on such a session. One that ended while it lay idle, or that does not answer, is noticed here, before
 /// anything was done in it.
 pub async fn begin_on(session: &mut PgConnection) -> sqlx::Result<Transaction<'_, Postgres>> {
-    timeout(ACQUIRE_TIMEOUT, session.begin()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    timeout(ACQUIRE_TIMEOUT, session.begin()).await.unwrap_or_else(|_| Err(no_answer()))
+}
+
+fn no_answer() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }

@@ -314,7 +314,7 @@ async fn who_is_locked_by_somebody_else_keeps_nobody_waiting_and_is_told_after_a
     for round in 0..20 {
         let asked = Instant::now();
         assert_eq!(version(&scene.writer.submit(scene.put(free, round)).await), 2 + round);
-        assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_millis(900), "{:?}", asked.elapsed());
     }
     for outcome in waiting.await.unwrap() {
         let error = outcome.unwrap_err();
@@ -351,7 +351,7 @@ async fn a_first_consent_that_somebody_else_is_making_keeps_nobody_waiting() {
     let asked = Instant::now();
     let outcomes = submit(&scene.writer, vec![scene.put(new, "a"), scene.put(free, "b")]).await.unwrap();
     assert_eq!(outcomes.iter().map(version).collect::<Vec<_>>(), [1, 2]);
-    assert!(asked.elapsed() < Duration::from_millis(700), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_millis(900), "{:?}", asked.elapsed());
     holder.commit().await.unwrap();
     assert_eq!(waiting.await.unwrap().iter().map(version).collect::<Vec<_>>(), [1, 2]);
 }

@@ -259,8 +259,8 @@ impl Lane {
     }
 
     fn settle(&mut self, batch: Vec<Item>, outcome: Result<Settled, Failure>) {
-        // Here, after the commit and before any answer, is where memory learns of a batch: of `changed`, or that nobody
-        // knows how the customers of a batch now stand whose end is unknown.
+        // AFTER THE COMMIT, BEFORE ANY ANSWER: what keeps consents in memory learns of a batch here and nowhere else. It
+        // takes over `changed`, and forgets the customers of a batch whose end is not known.
         match &outcome {
             Ok(settled) => {
                 tracing::debug!(items = batch.len(), changed = settled.changed.len(), "a batch is done");
