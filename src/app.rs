@@ -12,11 +12,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::freshness::Moment;
+use crate::cache::{Bounds, Cache};
 use crate::config::{DatabaseConfig, ServeArgs, ServeConfig};
 use crate::domain::ApiKey;
 use crate::error::{Error, StartError};
 use crate::http::limits::Gate;
-use crate::http::{self, AppState, Cursors, Rates};
+use crate::http::{self, AppState, Cursors, Parts, Rates};
 use crate::ops;
 use crate::ops::consents::Writer;
 use crate::postgres::{self, Cluster, Settings};
@@ -24,6 +26,7 @@ use crate::store::{Store, migrations};
 use crate::telemetry::{self, Telemetry};
 
 mod erasing;
+mod following;
 pub mod keys;
 pub mod log;
 mod publication;
@@ -128,8 +131,13 @@ async fn serve_on(
     let render: http::Metrics = Arc::new(move || recorder.render());
     let data_dir = args.database.data_dir()?;
     let mut log = log::open(&store, &args.audit, &data_dir).await?;
-    let (writer, lanes) = Writer::start(&store, log.keys.writers.first(), config.write_lanes);
-    let state = build(&store, writer.clone(), config, &log, &render).await?;
+    let bounds = Bounds {
+        customers: usize::try_from(config.cache_customers).unwrap_or(usize::MAX),
+        max_stale: config.max_stale,
+    };
+    let cache = Arc::new(Cache::new(&store, bounds));
+    let (writer, lanes) = Writer::start(&store, &cache, log.keys.writers.first(), config.write_lanes);
+    let state = build(&store, &cache, writer.clone(), config, &log, &render).await?;
     let key_file = publish_operator_key(&store, args).await?;
 
     let stop = CancellationToken::new();
@@ -142,7 +150,9 @@ async fn serve_on(
     let background = [
         tokio::spawn(sweep(store.clone(), writer, Duration::from_secs(config.sweep_interval), stop.clone())),
         tokio::spawn(maintain(store.clone(), stop.clone())),
-        tokio::spawn(watch(store.clone(), stop.clone())),
+        tokio::spawn(watch(store.clone(), Arc::clone(&cache), stop.clone())),
+        tokio::spawn(following::follow(store.clone(), Arc::clone(&cache), stop.clone())),
+        tokio::spawn(following::tell(store.clone(), Arc::clone(&cache), stop.clone())),
         tokio::spawn(erasing::erase(store.clone(), database.owner.clone(), stop.clone())),
         tokio::spawn(verification::verify_daily(
             store.clone(),
@@ -159,6 +169,9 @@ async fn serve_on(
             stop.clone(),
         )),
     ];
+    if config.warm {
+        tokio::spawn(following::warm(store.clone(), Arc::clone(&cache), bounds.customers, stop.clone()));
+    }
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(bind(address).await?),
         None => None,
@@ -193,6 +206,7 @@ async fn serve_on(
 
 async fn build(
     store: &Store,
+    cache: &Arc<Cache>,
     writer: Writer,
     config: &ServeConfig,
     log: &log::Log,
@@ -202,8 +216,9 @@ async fn build(
         .service_secret("cursor")
         .await
         .map_err(|error| StartError::new(format!("cannot read the database: {error}")))?;
-    Ok(AppState {
+    Ok(AppState::from(Parts {
         store: store.clone(),
+        cache: Arc::clone(cache),
         writer,
         clock: Arc::new(clock),
         cursors: Cursors::new(secret),
@@ -214,7 +229,7 @@ async fn build(
         rates: Arc::new(Rates::default()),
         log_keys: Arc::clone(&log.keys),
         log: Arc::clone(&log.view),
-    })
+    }))
 }
 
 /// Where the operator's key is kept, and whether it was made just now.
@@ -337,9 +352,18 @@ async fn maintain(store: Store, stop: CancellationToken) {
     }
 }
 
-/// Keeps the metrics of the database current.
-async fn watch(store: Store, stop: CancellationToken) {
+fn report(cache: &Cache) {
+    let consents = &cache.consents;
+    let uses = consents.uses();
+    let age = cache.freshness.age(Moment::now());
+    let reads = [uses.hits, uses.misses, uses.stale];
+    telemetry::cache(consents.len(), consents.bytes(), reads, uses.evictions, age);
+}
+
+/// Keeps the metrics of the database and of the memory current.
+async fn watch(store: Store, cache: Arc<Cache>, stop: CancellationToken) {
     loop {
+        report(&cache);
         telemetry::database_up(store.ping().await.is_ok());
         for (name, pool) in store.pools() {
             let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);

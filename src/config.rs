@@ -236,6 +236,19 @@ pub struct ServeConfig {
     #[arg(long, env = "CONSENTD_WRITE_LANES", default_value = "2", value_name = "N", value_parser = lanes)]
     pub write_lanes: NonZeroU16,
 
+    /// Customers whose consents are held in memory at most, about 80 bytes each
+    #[arg(long, env = "CONSENTD_CACHE_CUSTOMERS", default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
+    pub cache_customers: u32,
+
+    /// How long a permission may be granted from memory while the database cannot be asked, in seconds (0 to 60); 0:
+    /// never, every request asks the database
+    #[arg(long, env = "CONSENTD_MAX_STALE", default_value = "5", value_parser = stale_seconds, value_name = "SECONDS")]
+    pub max_stale: Duration,
+
+    /// Read all consents into memory at start, instead of each when it is first asked for
+    #[arg(long, env = "CONSENTD_WARM")]
+    pub warm: bool,
+
     /// Client connections that may be open at once
     #[arg(long, env = "CONSENTD_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
     pub max_connections: usize,
@@ -265,6 +278,11 @@ fn lanes(text: &str) -> Result<NonZeroU16, String> {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "a number of seconds is wanted".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn stale_seconds(text: &str) -> Result<Duration, String> {
+    let duration = seconds(text)?;
+    if duration <= Duration::from_mins(1) { Ok(duration) } else { Err("at most 60 seconds".to_owned()) }
 }
 
 /// What `consentd serve` is given.

@@ -55,6 +55,8 @@ pub enum Error {
     UnknownApiKey,
     #[error("the consent is at version {current}")]
     VersionMoved { current: i32 },
+    #[error("the consent is at version {current}, and the database knows no later one")]
+    VersionAhead { current: i32 },
     #[error("{0}")]
     Conflict(&'static str),
     #[error("this Idempotency-Key was used with another request")]

@@ -7,6 +7,7 @@
 //! | [`domain`] | what things are and which changes are lawful: pure, no I/O, no clock |
 //! | [`tlog`] | a transparency log's formats and proofs: pure, and no word of consent |
 //! | [`store`] | everything that speaks SQL |
+//! | [`cache`] | what the hot path asks for, in memory, and how it stays true |
 //! | [`ops`] | one function per thing that someone can do that changes something |
 //! | [`verify`] | the audit log, held against every rule; offline too |
 //! | [`http`] | the API: router, authentication, extractors, problems |
@@ -17,9 +18,10 @@
 //! | [`error`] | what can go wrong, without HTTP |
 //! | [`telemetry`] | logs, metrics, traces |
 //!
-//! `main → cli → app → http → ops → store → domain`; reads go from `http` straight to `store`.
+//! `main → cli → app → http → ops → store → domain`; reads go from `http` straight to `store`, those of the hot path to `cache`.
 
 pub mod app;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod domain;

@@ -38,8 +38,10 @@ const SWEEP_ENTRIES: &str = "consentd_expiry_sweep_entries_total";
 const SWEEP_FAILURES: &str = "consentd_expiry_sweep_failures_total";
 
 mod audit;
+mod cache;
 
 pub use audit::{backlog, checkpoint_not_published, log_forked, log_size, sealed, sealing_failed, verified};
+pub use cache::{cache, followed, following_ended};
 
 /// The bounds which OpenTelemetry advises for `http.server.request.duration`.
 const DURATION_BUCKETS: [f64; 14] =
@@ -165,6 +167,8 @@ fn install_recorder() -> PrometheusHandle {
         .expect("the list of buckets is not empty")
         .set_buckets_for_metric(Matcher::Full(audit::SEALING_LAG.to_owned()), &audit::LAG_BUCKETS)
         .expect("the list of buckets is not empty")
+        .set_buckets_for_metric(Matcher::Full(cache::LAG.to_owned()), &cache::LAG_BUCKETS)
+        .expect("the list of buckets is not empty")
         .build_recorder();
     let handle = recorder.handle();
     // Fails only where somebody else's recorder is set, which nothing in this crate does.
@@ -208,6 +212,7 @@ fn describe() {
         counter!(OVERLOAD_REFUSALS, "kind" => kind).absolute(0);
     }
     audit::describe();
+    cache::describe();
     counter!(SWEEP_ENTRIES).absolute(0);
     counter!(SWEEP_FAILURES).absolute(0);
 }

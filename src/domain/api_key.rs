@@ -1,5 +1,7 @@
 //! API keys: their form, what they may do, and whose they are.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -204,6 +206,13 @@ pub struct Principal {
     pub rate_limit_rpm: Option<i32>,
     /// Requests per day; `None`: no limit.
     pub rate_limit_rpd: Option<i32>,
+}
+
+/// A key that was looked up and may be used, until its end.
+#[derive(Clone, Debug)]
+pub struct Authenticated {
+    pub principal: Arc<Principal>,
+    pub expires_at: Option<DateTime<Utc>>,
     pub last_used_at: Option<DateTime<Utc>>,
 }
 

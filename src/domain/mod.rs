@@ -9,7 +9,7 @@ mod leaf;
 mod permission;
 mod writer_key;
 
-pub use api_key::{ApiKey, ApiKeyRecord, KeyFault, KeyKind, Principal, Scope, hash_api_key};
+pub use api_key::{ApiKey, ApiKeyRecord, Authenticated, KeyFault, KeyKind, Principal, Scope, hash_api_key};
 pub use audit::{AuditAction, AuditEntry, AuditEvent, ConsentState, EventKind};
 pub use consent::{
     AnonymizationLevel, Change, Consent, ConsentRecord, ConsentStatus, ConsentTier, ConsentView,

@@ -107,6 +107,10 @@ pub struct HeldPermissions {
     pub version: i32,
     /// Until when this holds if nothing changes; null when there is no end.
     pub valid_until: Option<DateTime<Utc>>,
+    /// Present when the database could not be asked: the consent may have been changed meanwhile, though not long ago.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    pub stale: bool,
 }
 
 /// Whether one use of the data is permitted now.
@@ -121,6 +125,10 @@ pub struct StorageCheck {
     pub version: i32,
     /// Until when this holds if nothing changes; null when there is no end.
     pub valid_until: Option<DateTime<Utc>>,
+    /// Present when the database could not be asked: the consent may have been changed meanwhile, though not long ago.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    pub stale: bool,
 }
 
 /// How far what is kept must be anonymised now.
@@ -135,6 +143,10 @@ pub struct AnonymizationCheck {
     pub version: i32,
     /// Until when this holds if nothing changes; null when there is no end.
     pub valid_until: Option<DateTime<Utc>>,
+    /// Present when the database could not be asked: the consent may have been changed meanwhile, though not long ago.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    pub stale: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -169,15 +181,22 @@ impl HeldPermissions {
             reason,
             version: record.map_or(0, |record| record.version),
             valid_until: record.filter(|_| reason == Reason::Granted).and_then(|record| record.expires_at),
+            stale: false,
         }
+    }
+
+    /// Whether it permits nothing at all.
+    pub fn is_denial(&self) -> bool {
+        self.permissions == Permissions::NONE
     }
 
     /// The answer to a question for one permission alone.
     pub fn check(self, permission: Permission) -> PermissionCheck {
-        let Self { customer_id, permissions, reason, version, valid_until } = self;
+        let Self { customer_id, permissions, reason, version, valid_until, stale } = self;
         let storage = |permission, allowed| {
             let reason = if allowed || reason != Reason::Granted { reason } else { Reason::NotGranted };
-            let check = StorageCheck { customer_id, permission, allowed, reason, version, valid_until };
+            let check =
+                StorageCheck { customer_id, permission, allowed, reason, version, valid_until, stale };
             PermissionCheck::Storage(check)
         };
         match permission {
@@ -195,7 +214,18 @@ impl HeldPermissions {
                 reason,
                 version,
                 valid_until,
+                stale,
             }),
+        }
+    }
+}
+
+impl PermissionCheck {
+    /// Whether it permits nothing: for the level, that everything is to be anonymised.
+    pub fn is_denial(&self) -> bool {
+        match self {
+            Self::Storage(check) => !check.allowed,
+            Self::Anonymization(check) => check.level == AnonymizationLevel::Full,
         }
     }
 }

@@ -4,12 +4,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderValue, Method, StatusCode};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use chrono::TimeDelta;
 use utoipa::openapi::OpenApi;
 
 use super::AppState;
@@ -63,32 +61,31 @@ impl AccessTable {
     }
 }
 
-/// How long a key's `last_used_at` may lag behind.
-const TOUCH_EVERY: TimeDelta = TimeDelta::minutes(1);
-
-pub async fn authorize(
-    State((state, access)): State<(AppState, Arc<AccessTable>)>,
+/// Lets through whoever may call this route.
+pub async fn authorize<F: Future<Output = Response>>(
+    state: &AppState,
+    access: &AccessTable,
     mut request: Request,
-    next: Next,
+    next: impl FnOnce(Request) -> F,
 ) -> Response {
     let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let wanted = match access.get(request.method(), path) {
-        Some(Access::Public) => return next.run(request).await,
+        Some(Access::Public) => return next(request).await,
         Some(Access::AnyOf(scopes)) => scopes,
         // A method which the document does not list is refused, whoever asks; the router adds those it has.
         None => return StatusCode::METHOD_NOT_ALLOWED.into_response(),
     };
-    let caller = match authenticate(&state, request.headers().get(AUTHORIZATION).cloned()).await {
+    let caller = match authenticate(state, request.headers().get(AUTHORIZATION).cloned()).await {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
-    let name = CallerName(caller.principal.key_prefix.clone());
+    let name = CallerName(Arc::clone(&caller.principal));
     let allowance = state.rates.take(&caller.principal, (state.clock)());
     let mut response = if let Some(wait) = allowance.exhausted_for() {
         Problem::rate_limited(wait).into_response()
     } else if wanted.iter().any(|scope| caller.principal.may(*scope)) {
         request.extensions_mut().insert(caller);
-        next.run(request).await
+        next(request).await
     } else {
         let names: Vec<_> = wanted.iter().map(|scope| scope.as_str()).collect();
         let detail = format!("this needs the scope {}: use a key which has it", names.join(" or "));
@@ -112,20 +109,12 @@ async fn authenticate(state: &AppState, header: Option<HeaderValue>) -> Result<C
             KeyFault::NotAKey => "an API key begins with vla_live_ or vla_test_ and has no spaces",
         })
     })?;
-    let now = (state.clock)();
     // The key is looked up by its hash: comparing takes equally long whatever the key, as the hash cannot be aimed at.
     let principal = state
-        .store
-        .principal(&key.hash(), now)
+        .cache
+        .keys
+        .principal(&key.hash(), (state.clock)())
         .await?
         .ok_or_else(|| Problem::unauthenticated("the API key is unknown, expired or revoked"))?;
-    if principal.last_used_at.is_none_or(|last| last + TOUCH_EVERY <= now) {
-        let (store, key_id) = (state.store.clone(), principal.key_id);
-        tokio::spawn(async move {
-            if let Err(error) = store.touch_key(key_id, now).await {
-                tracing::debug!(%error, "could not note that a key was used");
-            }
-        });
-    }
     Ok(Caller { principal, key })
 }

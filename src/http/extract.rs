@@ -1,6 +1,7 @@
 //! Extractors whose refusals are problem documents.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -161,7 +162,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
 /// Who calls, and with which key.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    pub principal: Principal,
+    pub principal: Arc<Principal>,
     pub key: ApiKey,
 }
 

@@ -270,6 +270,12 @@ pub fn number(min: i64, max: i64) -> impl Fn(&str) -> Result<i64, Broken> {
     }
 }
 
+/// A consent's version.
+pub fn version(text: &str) -> Result<i32, Broken> {
+    let version = number(0, i32::MAX.into())(text)?;
+    Ok(i32::try_from(version).unwrap_or(i32::MAX))
+}
+
 /// An address or a network in CIDR notation.
 pub fn network(text: &str) -> Result<IpNetwork, Broken> {
     let wanted = || ("not_an_address", "an address or a network such as 203.0.113.0/24 is wanted".to_owned());

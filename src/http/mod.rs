@@ -21,7 +21,7 @@ pub mod spec;
 pub use auth::{Access, AccessTable};
 pub use cursor::Cursors;
 pub use rates::Rates;
-pub use router::{AppState, Metrics, metrics_router, router};
+pub use router::{AppState, Metrics, Parts, metrics_router, router};
 
 use crate::error::Error;
 

@@ -3,11 +3,11 @@
 //! Nothing here reads a path, a query, a header's value (but the request id and the trace) or a body: they hold
 //! personal data. A request is known by its route's template.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
-use axum::middleware::Next;
 use axum::response::Response;
 use opentelemetry::propagation::Extractor;
 use tracing::field::Empty;
@@ -15,26 +15,32 @@ use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
+use crate::domain::Principal;
 use crate::telemetry::{self, ActiveRequest};
 
 const REQUEST_ID: &str = "x-request-id";
 const LONGEST_ID: usize = 128;
 
+/// Asked for every inference: a line for each would cost more than the answer. They are in the metrics.
+const ON_HOT_PATH: [&str; 2] = ["/v1/customers/{customer_id}/consent/permissions", "/v1/permissions/check"];
+
 /// What this request is called, in the answer, the log and the audit entry. A request extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(pub String);
 
-/// The shown part of the key that called (`vla_live_a1b2`). An extension of the answer.
+/// Who called: the shown part of the key (`vla_live_a1b2`) is logged. An extension of the answer.
 #[derive(Clone, Debug)]
-pub struct CallerName(pub String);
+pub struct CallerName(pub Arc<Principal>);
 
 /// Why an answer is a 5xx: for the log alone, never for the client. An extension of the answer.
 #[derive(Clone, Debug)]
 pub struct Cause(pub String);
 
-/// Middleware, the outermost, around the one that catches panics too: `middleware::from_fn(observe)` as a
-/// `Router::layer`, which already knows the matched route.
-pub async fn observe(mut request: Request, next: Next) -> Response {
+/// The outermost of all, around what catches panics too, in a `Router::layer`, which already knows the matched route.
+pub async fn observe<F: Future<Output = Response>>(
+    mut request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     let id = RequestId::of(request.headers());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let mut line = Line {
@@ -48,7 +54,7 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
     let span = line.span(request.headers());
     let header = HeaderValue::from_str(&id.0).expect("a request id is made of visible ASCII alone");
     request.extensions_mut().insert(id);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = next(request).instrument(span.clone()).await;
     line.answered(&response, &span);
     response.headers_mut().insert(REQUEST_ID, header);
     response
@@ -106,7 +112,7 @@ impl Line {
         let (status, extensions) = (response.status(), response.extensions());
         let (method, route, request_id) = (self.method.as_str(), self.route(), self.id.as_str());
         let duration_ms = milliseconds(took);
-        let key = extensions.get::<CallerName>().map(|name| name.0.as_str());
+        let key = extensions.get::<CallerName>().map(|name| name.0.key_prefix.as_str());
         let cause = extensions.get::<Cause>().map(|cause| cause.0.as_str());
         telemetry::request_answered(&self.method, route, status, took);
         span.record("http.response.status_code", status.as_u16());
@@ -123,6 +129,8 @@ impl Line {
                 cause,
                 "request"
             );
+        } else if status.is_success() && ON_HOT_PATH.contains(&route) {
+            tracing::debug!(method, route, status = status_code, duration_ms, request_id, key, "request");
         } else {
             tracing::info!(method, route, status = status_code, duration_ms, request_id, key, "request");
         }

@@ -192,6 +192,11 @@ impl From<Error> for Problem {
                 format!("the consent is at version {current}: read it again, and decide on what stands now"),
             )
             .with_header(ETAG, etag(current)),
+            Error::VersionAhead { current } => Self::new(
+                &VERSION_MOVED,
+                format!("the consent is at version {current}: ask with the min_version that a write has answered"),
+            )
+            .with_header(ETAG, etag(current)),
             Error::Conflict(_) => Self::new(&CONFLICT, detail),
             Error::IdempotencyKeyReused => Self::new(
                 &IDEMPOTENCY_KEY_REUSED,

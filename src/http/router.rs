@@ -1,6 +1,8 @@
 //! The table of contents of the API, and what every request goes through.
 
 use std::any::Any;
+use std::ops::Deref;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -16,8 +18,8 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt as _;
 use ipnetwork::IpNetwork;
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -31,6 +33,7 @@ use super::observe::{RequestId, observe};
 use super::problem::{NOT_FOUND, Problem};
 use super::rates::Rates;
 use super::{server, spec};
+use crate::cache::Cache;
 use crate::error::Error;
 use crate::ops::consents::Writer;
 use crate::ops::log::{LogKeys, LogView};
@@ -39,11 +42,30 @@ use crate::store::Store;
 /// Renders the metrics.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// What the handlers work with.
+/// What the handlers work with: one handle, since every layer of the router has its own.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<Parts>);
+
+impl From<Parts> for AppState {
+    fn from(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for AppState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// What they are.
+pub struct Parts {
     pub store: Store,
     pub writer: Writer,
+    /// What is asked on the hot path.
+    pub cache: Arc<Cache>,
     /// The only clock.
     pub clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     pub cursors: Cursors,
@@ -62,6 +84,12 @@ pub struct AppState {
 impl std::fmt::Debug for AppState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("AppState")
+    }
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Parts")
     }
 }
 
@@ -102,17 +130,14 @@ pub fn routes() -> OpenApiRouter<AppState> {
 pub fn router(state: AppState) -> Router {
     let (api, document) = routes().split_for_parts();
     let access = Arc::new(AccessTable::from_spec(&document));
-    let guard = from_fn_with_state((state.clone(), access), authorize);
+    let guard = from_fn_with_state((state.clone(), access), admit);
     let docs: Router<AppState> = SwaggerUi::new("/docs")
         .config(Config::from("/openapi.json").try_it_out_enabled(true).persist_authorization(false))
         .into();
-    api.route_layer(from_fn_with_state(state.clone(), within_limits))
-        .route_layer(guard)
+    api.route_layer(guard)
         .merge(docs.layer(from_fn(docs_policy)))
         .fallback(|| async { Problem::new(&NOT_FOUND, "check the address: /docs lists what there is") })
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(finish))
-        .layer(from_fn(observe))
+        .layer(from_fn(attend))
         .with_state(state)
 }
 
@@ -121,9 +146,29 @@ pub fn metrics_router(metrics: Metrics) -> Router {
     Router::new().route("/metrics", get(async move || service::exposition(&metrics)))
 }
 
+/// What every request goes through, the known routes and all others. A layer of its own for each of these costs more
+/// than a check does.
+async fn attend(request: Request, next: Next) -> Response {
+    observe(request, |request| {
+        finish(request, async |request| {
+            let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            answer.unwrap_or_else(|panic| panicked(&*panic))
+        })
+    })
+    .await
+}
+
+/// What every known route goes through.
+async fn admit(
+    State((state, access)): State<(AppState, Arc<AccessTable>)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    authorize(&state, &access, request, |request| within_limits(&state, request, next)).await
+}
+
 /// A bug in a handler costs one answer, not the connection.
-#[expect(clippy::needless_pass_by_value, reason = "the layer hands it over")]
-fn panicked(panic: Box<dyn Any + Send>) -> Response {
+fn panicked(panic: &(dyn Any + Send)) -> Response {
     let cause = panic
         .downcast_ref::<String>()
         .cloned()
@@ -133,7 +178,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
 }
 
 /// Bounded concurrency and time. Health and metrics are not held back: they tell of the overload.
-async fn within_limits(State(state): State<AppState>, request: Request, next: Next) -> Response {
+async fn within_limits(state: &AppState, request: Request, next: Next) -> Response {
     if !request.uri().path().starts_with("/v1/") {
         return next.run(request).await;
     }
@@ -149,13 +194,13 @@ async fn within_limits(State(state): State<AppState>, request: Request, next: Ne
 }
 
 /// Refuses oversized requests, writes problems' bodies, adds the headers that every answer has.
-async fn finish(request: Request, next: Next) -> Response {
+async fn finish(request: Request, next: impl AsyncFnOnce(Request) -> Response) -> Response {
     let request_id =
         request.extensions().get::<RequestId>().map(|RequestId(id)| id.clone()).unwrap_or_default();
     let (parts, body) = request.into_parts();
     let mut response = match server::oversize(&parts) {
         Some(status) => Problem::oversize(status).into_response(),
-        None => next.run(Request::from_parts(parts, body)).await,
+        None => next(Request::from_parts(parts, body)).await,
     };
     // The router refuses a method by its status alone.
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {

@@ -137,6 +137,7 @@ one_problem! {
     UnknownApiKey 404 "There is no such API key"
     Conflict 409 "It exists already, is not in the state for this, or the first request with this Idempotency-Key is still in progress"
     VersionMoved 412 "The consent is at another version: `ETag` says which"
+    VersionAhead 412 "There is no version as new as `min_version`: `ETag` says which there is"
     UnexpectedBody 422 "This request takes no body"
 }
 

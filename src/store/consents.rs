@@ -37,39 +37,6 @@ pub struct ConsentFilter {
 }
 
 impl Store {
-    /// The consent of a known customer; `None` for an unknown one.
-    pub async fn consent(&self, customer_id: Uuid) -> Result<Option<ConsentRecord>, Error> {
-        Ok(self.consents_of(&[customer_id]).await?.pop())
-    }
-
-    /// The consents of those of these customers who are known, in no particular order.
-    pub async fn consents_of(&self, customer_ids: &[Uuid]) -> Result<Vec<ConsentRecord>, Error> {
-        let records = sqlx::query_as!(
-            ConsentRecord,
-            r#"
-            select c.customer_id as "customer_id!",
-              coalesce(d.consent_tier, 'none') as "consent_tier!: ConsentTier",
-              coalesce(d.can_store_images, false) as "can_store_images!",
-              coalesce(d.can_store_embeddings, false) as "can_store_embeddings!",
-              coalesce(d.can_use_for_training, false) as "can_use_for_training!",
-              coalesce(d.anonymization_level, 'full') as "anonymization_level!: AnonymizationLevel",
-              d.policy_version as "policy_version?",
-              d.consent_granted_at as "consent_granted_at?",
-              case when d.version > 0 then d.consent_updated_at end as "consent_updated_at?",
-              d.expires_at as "expires_at?",
-              coalesce(d.version, 0) as "version!",
-              d.audit_id as "audit_id?"
-            from vlaapi.customers c
-            left join vlaapi.customer_data_consent d on d.customer_id = c.customer_id
-            where c.customer_id = any($1)
-            "#,
-            customer_ids,
-        )
-        .fetch_all(&self.reads)
-        .await?;
-        Ok(records)
-    }
-
     /// The consent as it stood at an instant, from the audit trail; `None` when the customer is unknown and has none.
     pub async fn consent_as_of(
         &self,
@@ -159,6 +126,37 @@ impl Store {
         query.push(" order by customer_id limit ").push_bind(limit);
         Ok(query.build_query_as().fetch_all(&self.reads).await?)
     }
+}
+
+/// The consents of those of these customers who are known, in no particular order.
+pub async fn of_customers(
+    connection: &mut PgConnection,
+    customer_ids: &[Uuid],
+) -> Result<Vec<ConsentRecord>, Error> {
+    let records = sqlx::query_as!(
+        ConsentRecord,
+        r#"
+        select c.customer_id as "customer_id!",
+          coalesce(d.consent_tier, 'none') as "consent_tier!: ConsentTier",
+          coalesce(d.can_store_images, false) as "can_store_images!",
+          coalesce(d.can_store_embeddings, false) as "can_store_embeddings!",
+          coalesce(d.can_use_for_training, false) as "can_use_for_training!",
+          coalesce(d.anonymization_level, 'full') as "anonymization_level!: AnonymizationLevel",
+          d.policy_version as "policy_version?",
+          d.consent_granted_at as "consent_granted_at?",
+          case when d.version > 0 then d.consent_updated_at end as "consent_updated_at?",
+          d.expires_at as "expires_at?",
+          coalesce(d.version, 0) as "version!",
+          d.audit_id as "audit_id?"
+        from vlaapi.customers c
+        left join vlaapi.customer_data_consent d on d.customer_id = c.customer_id
+        where c.customer_id = any($1)
+        "#,
+        customer_ids,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(records)
 }
 
 /// A consent which is locked until the transaction ends, and the ids that its next audit entries get.

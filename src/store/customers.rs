@@ -46,6 +46,18 @@ impl Store {
         Ok(customer)
     }
 
+    /// The ids of customers in their order, after `after`.
+    pub async fn customer_ids(&self, after: Uuid, limit: i64) -> Result<Vec<Uuid>, Error> {
+        let ids = sqlx::query_scalar!(
+            r#"
+            select customer_id from vlaapi.customers where customer_id > $1 order by customer_id limit $2
+            "#,
+            after,
+            limit,
+        );
+        Ok(ids.fetch_all(&self.reads).await?)
+    }
+
     /// A page of customers in the order of their ids, after `after`.
     pub async fn list_customers(
         &self,

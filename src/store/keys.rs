@@ -1,11 +1,13 @@
 //! API keys: of a key only its hash is stored.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::Store;
-use crate::domain::{ApiKeyRecord, Principal, Scope};
+use crate::domain::{ApiKeyRecord, Authenticated, Principal, Scope};
 use crate::error::Error;
 
 /// Which keys to list.
@@ -16,34 +18,6 @@ pub struct KeyFilter {
 }
 
 impl Store {
-    /// Who calls with the key of this hash; `None` when it is unknown, revoked, expired, or its customer inactive.
-    pub async fn principal(&self, key_hash: &str, now: DateTime<Utc>) -> Result<Option<Principal>, Error> {
-        let row = sqlx::query!(
-            r#"
-            select k.key_id, k.customer_id as "customer_id?", k.key_prefix, k.scopes, k.rate_limit_override_rpm,
-              k.last_used_at, c.rate_limit_rpm as "rate_limit_rpm?", c.rate_limit_rpd as "rate_limit_rpd?"
-            from vlaapi.api_keys k
-            left join vlaapi.customers c on c.customer_id = k.customer_id
-            where k.key_hash = $1 and k.is_active and (k.expires_at is null or k.expires_at > $2)
-              and (k.customer_id is null or c.is_active)
-            "#,
-            key_hash,
-            now,
-        )
-        .fetch_optional(&self.reads)
-        .await?;
-        Ok(row.map(|row| Principal {
-            key_id: row.key_id,
-            customer_id: row.customer_id,
-            key_prefix: row.key_prefix,
-            // A scope which this version does not know allows nothing.
-            scopes: row.scopes.iter().filter_map(|scope| Scope::parse(scope)).collect(),
-            rate_limit_rpm: row.rate_limit_override_rpm.or(row.rate_limit_rpm),
-            rate_limit_rpd: row.rate_limit_rpd,
-            last_used_at: row.last_used_at,
-        }))
-    }
-
     /// Notes that a key was used.
     pub async fn touch_key(&self, key_id: Uuid, now: DateTime<Utc>) -> Result<(), Error> {
         sqlx::query!("update vlaapi.api_keys set last_used_at = $2 where key_id = $1", key_id, now)
@@ -74,6 +48,44 @@ impl Store {
         query.push(" order by key_id limit ").push_bind(limit);
         Ok(query.build_query_as().fetch_all(&self.reads).await?)
     }
+}
+
+/// The keys of those of these hashes which are known and not revoked, and whose customers are active.
+pub async fn authenticate(
+    connection: &mut PgConnection,
+    key_hashes: &[String],
+) -> Result<Vec<(String, Authenticated)>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        select k.key_hash as "key_hash!", k.key_id as "key_id!", k.customer_id as "customer_id?",
+          k.key_prefix as "key_prefix!", k.scopes as "scopes!", k.rate_limit_override_rpm, k.last_used_at, k.expires_at,
+          c.rate_limit_rpm as "rate_limit_rpm?", c.rate_limit_rpd as "rate_limit_rpd?"
+        from vlaapi.api_keys k
+        left join vlaapi.customers c on c.customer_id = k.customer_id
+        where k.key_hash = any($1) and k.is_active and (k.customer_id is null or c.is_active)
+        "#,
+        key_hashes,
+    )
+    .fetch_all(connection)
+    .await?;
+    let keys = rows.into_iter().map(|row| {
+        let principal = Principal {
+            key_id: row.key_id,
+            customer_id: row.customer_id,
+            key_prefix: row.key_prefix,
+            // A scope which this version does not know allows nothing.
+            scopes: row.scopes.iter().filter_map(|scope| Scope::parse(scope)).collect(),
+            rate_limit_rpm: row.rate_limit_override_rpm.or(row.rate_limit_rpm),
+            rate_limit_rpd: row.rate_limit_rpd,
+        };
+        let key = Authenticated {
+            principal: Arc::new(principal),
+            expires_at: row.expires_at,
+            last_used_at: row.last_used_at,
+        };
+        (row.key_hash, key)
+    });
+    Ok(keys.collect())
 }
 
 pub async fn insert(connection: &mut PgConnection, key: &ApiKeyRecord, key_hash: &str) -> Result<(), Error> {

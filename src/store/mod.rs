@@ -6,6 +6,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Postgres, Row as _, Transaction};
 use tokio::time::timeout;
 
+use self::session::Session;
 use crate::error::Error;
 
 pub mod audit;
@@ -13,12 +14,14 @@ pub mod consents;
 pub mod customers;
 pub mod demo;
 pub mod erasure;
+pub mod following;
 pub mod idempotency;
 pub mod keys;
 pub mod log;
 pub mod maintenance;
 pub mod migrations;
 pub mod schema;
+pub mod session;
 pub mod verification;
 
 /// How long a request waits for a database connection before it is told that the database is not available.
@@ -69,6 +72,11 @@ impl Store {
     pub async fn connect(&self) -> sqlx::Result<PgConnection> {
         let options = self.writes.connect_options();
         timeout(ACQUIRE_TIMEOUT, options.connect()).await.unwrap_or_else(|_| Err(no_answer()))
+    }
+
+    /// Reads on a session of their own, which is opened when it is first needed.
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
     }
 
     /// Whether the database answers.

@@ -9,9 +9,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tlog", &["tlog"]),
     ("error", &[]),
     ("store", &["store", "domain", "tlog", "error"]),
-    ("ops", &["ops", "store", "domain", "tlog", "error"]),
+    ("cache", &["cache", "store", "domain", "tlog", "error"]),
+    ("ops", &["ops", "cache", "store", "domain", "tlog", "error"]),
     ("verify", &["verify", "ops", "store", "domain", "tlog", "error"]),
-    ("http", &["http", "ops", "store", "domain", "tlog", "error", "telemetry"]),
+    ("http", &["http", "ops", "cache", "store", "domain", "tlog", "error", "telemetry"]),
     ("config", &["domain", "tlog", "error"]),
     ("telemetry", &["config", "error"]),
     ("postgres", &["postgres", "config", "error"]),
@@ -19,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "app",
         &[
             "app",
+            "cache",
             "config",
             "domain",
             "error",
@@ -36,6 +38,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "cli",
             "app",
+            "cache",
             "config",
             "domain",
             "error",

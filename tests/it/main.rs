@@ -3,6 +3,7 @@
 mod access;
 mod attacks;
 mod audit;
+mod cache;
 mod cli;
 mod cli_client;
 mod cluster;
@@ -19,6 +20,7 @@ mod migrations;
 mod observe;
 mod permissions;
 mod program;
+mod proxy;
 mod refusals;
 mod robustness;
 mod rules;

@@ -6,21 +6,31 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use axum::middleware::from_fn;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use consentd::config::{LogFormat, TelemetryConfig};
+use consentd::domain::Principal;
 use consentd::http::observe::{CallerName, Cause, RequestId, observe};
 use consentd::telemetry::{self, Metrics};
 use tokio::time::timeout;
 use tower::ServiceExt;
+use uuid::Uuid;
 
 fn router() -> Router {
     let broken = || async {
         let mut answer = StatusCode::INTERNAL_SERVER_ERROR.into_response();
         answer.extensions_mut().insert(Cause("the disk is full".to_owned()));
-        answer.extensions_mut().insert(CallerName("vla_live_a1b2".to_owned()));
+        let principal = Principal {
+            key_id: Uuid::nil(),
+            customer_id: None,
+            key_prefix: "vla_live_a1b2".to_owned(),
+            scopes: Vec::new(),
+            rate_limit_rpm: None,
+            rate_limit_rpd: None,
+        };
+        answer.extensions_mut().insert(CallerName(Arc::new(principal)));
         answer
     };
     Router::new()
@@ -29,7 +39,9 @@ fn router() -> Router {
         .route("/counted/{id}", get(|| async { "counted" }))
         .route("/broken", get(broken))
         .route("/never", get(std::future::pending::<()>))
-        .layer(from_fn(observe))
+        .layer(from_fn(async |request: axum::extract::Request, next: Next| {
+            observe(request, |request| next.run(request)).await
+        }))
 }
 
 async fn ask(method: &str, path: &str, headers: &[(&str, &str)]) -> Response {

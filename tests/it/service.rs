@@ -2,17 +2,21 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use chrono::{DateTime, TimeDelta, Utc};
+use consentd::cache::follow::Follower;
+use consentd::cache::freshness::Moment;
+use consentd::cache::{Bounds, Cache};
 use consentd::domain::WriterKey;
 use consentd::http::limits::Gate;
 use consentd::http::server::Peer;
-use consentd::http::{AppState, Cursors, Rates};
+use consentd::http::{AppState, Cursors, Parts, Rates};
 use consentd::ops;
 use consentd::ops::consents::{Lanes, Writer};
 use consentd::ops::log::memory::Memory;
@@ -24,6 +28,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
+use tokio::task::JoinHandle;
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
@@ -33,6 +38,7 @@ pub struct Service {
     pub router: Router,
     pub store: Store,
     pub writer: Writer,
+    pub cache: Arc<Cache>,
     pub keys: Arc<LogKeys>,
     pub view: Arc<LogView>,
     /// How the service logs in.
@@ -45,6 +51,19 @@ pub struct Service {
     _database: Option<TestDatabase>,
     pub operator: String,
     clock: Arc<Mutex<DateTime<Utc>>>,
+    /// What follows the changes of others, and tells them of its own.
+    following: Option<Following>,
+}
+
+struct Following {
+    sessions_ended: Arc<AtomicU32>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
 }
 
 /// What was answered.
@@ -72,6 +91,12 @@ impl Answer {
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status.as_u16(), status, "{}", self.text());
+        self
+    }
+
+    #[track_caller]
+    pub fn expect_one_of(self, statuses: &[u16]) -> Self {
+        assert!(statuses.contains(&self.status.as_u16()), "{}: {}", self.status, self.text());
         self
     }
 
@@ -161,13 +186,58 @@ impl Service {
         Self { _database: Some(database), ..Self::on(owner, &login).await }
     }
 
-    /// On a database which somebody else looks after.
+    /// On a database which somebody else looks after. Memory is never trusted: what a test changes past the service is
+    /// seen at once.
     pub async fn on(owner: PgConnectOptions, login: &PgConnectOptions) -> Self {
+        Self::build(owner, login, Duration::ZERO).await
+    }
+
+    /// How long a replica that follows grants permissions without its database.
+    pub const MAX_STALE: Duration = Duration::from_secs(3);
+
+    /// A replica that answers from memory.
+    pub async fn start_following() -> Self {
+        let database = cluster::database().await;
+        let (owner, login) = (database.owner.clone(), database.service.clone());
+        Self { _database: Some(database), ..Self::following(owner, &login).await }
+    }
+
+    pub async fn following(owner: PgConnectOptions, login: &PgConnectOptions) -> Self {
+        let mut service = Self::build(owner, login, Self::MAX_STALE).await;
+        let sessions_ended = Arc::new(AtomicU32::new(0));
+        let follower = Follower::new(service.store.clone(), Arc::clone(&service.cache));
+        let (ended, store, cache) =
+            (Arc::clone(&sessions_ended), service.store.clone(), Arc::clone(&service.cache));
+        let tasks = [
+            tokio::spawn(async move {
+                loop {
+                    let Err(_) = follower.follow(|_| {}).await;
+                    ended.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }),
+            tokio::spawn(async move { cache.tell(&store).await }),
+        ];
+        service.following = Some(Following { sessions_ended, tasks });
+        let since = Instant::now();
+        while !service.cache.freshness.is_fresh(Moment::now()) {
+            assert!(since.elapsed() < Duration::from_secs(5), "changes are not followed");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        service
+    }
+
+    /// How often following broke off.
+    pub fn sessions_ended(&self) -> u32 {
+        self.following.as_ref().map_or(0, |following| following.sessions_ended.load(Ordering::Relaxed))
+    }
+
+    async fn build(owner: PgConnectOptions, login: &PgConnectOptions, max_stale: Duration) -> Self {
         let start: DateTime<Utc> = "2026-03-01T12:00:00Z".parse().expect("a time");
         let clock = Arc::new(Mutex::new(start));
         let store = Store::new(login, 4, 4);
         let mut operator = None;
-        ops::keys::create_operator_key(&store, false, start, |key| {
+        ops::keys::create_operator_key(&store, true, start, |key| {
             operator = Some(key.reveal().to_owned());
             Ok(())
         })
@@ -181,11 +251,13 @@ impl Service {
             retired: RetiredKeys::default(),
         });
         let view = Arc::new(LogView::default());
+        let cache = Arc::new(Cache::new(&store, Bounds { customers: 1000, max_stale }));
         let (writer, lanes) =
-            Writer::start(&store, keys.writers.first(), NonZeroU16::new(2).expect("two lanes"));
-        let state = AppState {
+            Writer::start(&store, &cache, keys.writers.first(), NonZeroU16::new(2).expect("two lanes"));
+        let state = AppState::from(Parts {
             log_keys: Arc::clone(&keys),
             log: Arc::clone(&view),
+            cache: Arc::clone(&cache),
             store: store.clone(),
             writer: writer.clone(),
             clock: Arc::new(move || *now.lock().expect("the clock")),
@@ -195,12 +267,13 @@ impl Service {
             metrics: None,
             gate: Arc::new(Gate::new(64, 64)),
             rates: Arc::new(Rates::default()),
-        };
+        });
         let router = consentd::http::router(state);
         Self {
             router,
             store,
             writer,
+            cache,
             keys,
             view,
             login: login.clone(),
@@ -208,8 +281,9 @@ impl Service {
             owner,
             _lanes: lanes,
             _database: None,
-            operator: operator.expect("an empty database gets a key"),
+            operator: operator.expect("a key is made"),
             clock,
+            following: None,
         }
     }
 

@@ -146,7 +146,7 @@ impl Scene {
 }
 
 fn one_lane(service: &Service) -> (Writer, Lanes) {
-    Writer::start(&service.store, service.keys.writers.first(), NonZeroU16::MIN)
+    Writer::start(&service.store, &service.cache, service.keys.writers.first(), NonZeroU16::MIN)
 }
 
 /// Queues these at once, in this order.
@@ -477,7 +477,7 @@ async fn a_sweep_ends_though_one_expiry_cannot_be_recorded() {
 async fn without_a_key_nothing_is_vouched_for_and_nothing_queued() {
     let scene = Scene::start().await;
     let [customer] = scene.customers().await;
-    let (writer, _lanes) = Writer::start(&scene.service.store, None, NonZeroU16::MIN);
+    let (writer, _lanes) = Writer::start(&scene.service.store, &scene.service.cache, None, NonZeroU16::MIN);
     let outcome = writer.submit(scene.put(customer, "a")).await.unwrap();
     assert!(outcome.changed && outcome.leaf.is_none());
     let vouched: Vec<Option<Vec<u8>>> = sqlx::query_scalar("select mac from vlaapi.customer_consent_audit")

@@ -16,7 +16,7 @@ use crate::domain::{
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::extract::{Body, Caller, ChangeHeaders, JsonBody, NoBody, PathId, etag, not_modified};
-use crate::http::input::{Fields, Params, boolean, choice, string, text, time, uuid};
+use crate::http::input::{Fields, Params, boolean, choice, string, text, time, uuid, version};
 use crate::http::problem::Problem;
 use crate::http::spec::{ReadProblems, WriteProblems};
 use crate::ops::consents::{Decision, Outcome, Request};
@@ -189,6 +189,7 @@ pub async fn put_consent(
     params(
         ("customer_id" = Uuid, Path, description = "The customer"),
         ("as_of" = Option<DateTime<Utc>>, Query, description = "The instant to look at, not in the future", example = "2026-06-30T12:00:00Z"),
+        ("min_version" = Option<i32>, Query, description = "Answer from a state that is at least as new: the `version` that your write has answered", minimum = 0, example = 3),
         ("If-None-Match" = Option<String>, Header, description = "Answer 304 if the consent is still at this version", example = "\"3\""),
     ),
     responses(
@@ -196,6 +197,7 @@ pub async fn put_consent(
         (status = 304, description = "The consent is still at the version which `If-None-Match` names"),
         ReadProblems,
         crate::http::spec::UnknownCustomer,
+        crate::http::spec::VersionAhead,
     ),
     security(("api_key" = ["consent:read"])),
 )]
@@ -215,10 +217,18 @@ pub async fn get_consent(
             "as_of must not lie in the future: what will stand is not known",
         );
     }
+    let min_version = params.take("min_version", version);
+    if as_of.is_some() && min_version.is_some() {
+        params.fault(
+            "min_version",
+            "not_with_as_of",
+            "as_of and min_version exclude each other: leave one out",
+        );
+    }
     params.finish()?;
     caller.must_reach(customer_id)?;
     let record = match as_of {
-        None => state.store.consent(customer_id).await?,
+        None => state.cache.consents.current(customer_id, min_version.unwrap_or(0)).await?,
         Some(instant) => state.store.consent_as_of(customer_id, instant).await?,
     }
     .ok_or(Error::UnknownCustomer)?;

@@ -1,5 +1,7 @@
 //! The customers.
 
+use std::sync::Arc;
+
 use axum::extract::{OriginalUri, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -163,8 +165,16 @@ pub async fn create_customer(
         rate_limit_rpm: input.rate_limit_rpm,
         rate_limit_rpd: input.rate_limit_rpd,
     };
-    once.create(state.store, now, move |connection| ops::customers::create(connection, new, now).boxed())
-        .await
+    let (cache, customer_id) = (Arc::clone(&state.cache), new.customer_id);
+    let created = once
+        .create(state.store.clone(), now, move |connection| {
+            ops::customers::create(connection, new, now).boxed()
+        })
+        .await;
+    if let Some(customer_id) = customer_id {
+        cache.customer_changed(customer_id);
+    }
+    created
 }
 
 /// Read a customer
@@ -261,8 +271,11 @@ pub async fn change_customer(
     params.finish()?;
     caller.must_be_operator()?;
     let now = (state.clock)();
-    let store = state.store.clone();
-    let customer =
-        detached(async move { ops::customers::change(&store, customer_id, &body.value, now).await }).await?;
+    let customer = detached(async move {
+        let customer = ops::customers::change(&state.store, customer_id, &body.value, now).await?;
+        state.cache.customer_changed(customer_id);
+        Ok(customer)
+    })
+    .await?;
     Ok(answer(StatusCode::OK, &customer))
 }

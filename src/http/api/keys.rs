@@ -1,5 +1,7 @@
 //! API keys.
 
+use std::sync::Arc;
+
 use axum::extract::{OriginalUri, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
@@ -157,7 +159,7 @@ pub async fn create_api_key(
         rate_limit_override_rpm: input.rate_limit_override_rpm,
         expires_at: input.expires_at,
     };
-    once.create(state.store, now, move |connection| {
+    once.create(state.store.clone(), now, move |connection| {
         ops::keys::create(connection, new, now).map_ok(NewApiKey::new).boxed()
     })
     .await
@@ -222,7 +224,12 @@ pub async fn revoke_api_key(
     _: NoBody,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    detached(async move { ops::keys::revoke(&state.store, &caller.principal, key_id).await }).await?;
+    detached(async move {
+        ops::keys::revoke(&state.store, &caller.principal, key_id).await?;
+        state.cache.keys_changed();
+        Ok(())
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -280,13 +287,16 @@ pub async fn rotate_api_key(
     let route = format!("POST /v1/api-keys/{key_id}/rotate");
     let once = Once::new(&caller, &idempotency, &route, &body.bytes);
     let overlap = TimeDelta::seconds(body.value.overlap_seconds);
-    once.create(state.store, now, move |connection| {
+    let cache = Arc::clone(&state.cache);
+    let rotated = once.create(state.store.clone(), now, move |connection| {
         async move {
             let (record, key, good_until) =
                 ops::keys::rotate(connection, &caller.principal, key_id, overlap, now).await?;
             Ok(RotatedApiKey { new: NewApiKey::new((record, key)), previous_key_valid_until: good_until })
         }
         .boxed()
-    })
-    .await
+    });
+    let rotated = rotated.await;
+    cache.keys_changed();
+    rotated
 }

@@ -1,23 +1,23 @@
 //! What is permitted now: the question of the inference path.
 
-use std::collections::HashMap;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::answer;
-use crate::domain::{ConsentRecord, HeldPermissions, Permission, PermissionCheck};
-use crate::error::Fault;
+use crate::cache::consents::{Known, Trust};
+use crate::domain::{HeldPermissions, Permission, PermissionCheck};
+use crate::error::{Error, Fault};
 use crate::http::AppState;
 use crate::http::extract::{Body, Caller, JsonBody, PathId};
-use crate::http::input::{Broken, Fields, Params, choice, string, uuid};
+use crate::http::input::{Broken, Fields, Params, choice, integer, string, uuid, version};
 use crate::http::problem::Problem;
-use crate::http::spec::{ReadProblems, WriteProblems};
+use crate::http::spec::{ReadProblems, VersionAhead, WriteProblems};
 
 /// The most checks in one call.
 const MAX_CHECKS: usize = 1000;
@@ -33,7 +33,8 @@ pub enum PermissionsOrCheck {
 /// Check a customer's permissions
 ///
 /// What holds now, with the end of the consent applied. A denial is a 200 with `allowed: false`, also for an unknown
-/// customer. Anything but a 200 must be taken for a no.
+/// customer. Anything but a 200 must be taken for a no. While the database cannot be asked, a permission is granted from
+/// memory for a few seconds (`stale`), and refused after that with a 503; a denial is always answered.
 #[utoipa::path(
     get,
     path = "/v1/customers/{customer_id}/consent/permissions",
@@ -41,10 +42,12 @@ pub enum PermissionsOrCheck {
     params(
         ("customer_id" = Uuid, Path, description = "The customer"),
         ("check" = Option<Permission>, Query, description = "Answer for this permission alone"),
+        ("min_version" = Option<i32>, Query, description = "Answer from a state that is at least as new: the `version` that your write has answered", minimum = 0, example = 3),
     ),
     responses(
         (status = 200, description = "All permissions, or with `check` the one that was asked for", body = PermissionsOrCheck),
         ReadProblems,
+        VersionAhead,
     ),
     security(("api_key" = ["permissions:check"]), ("api_key" = ["consent:read"])),
 )]
@@ -55,17 +58,38 @@ pub async fn get_permissions(
     mut params: Params,
 ) -> Result<Response, Problem> {
     let check = params.take("check", choice(&Permission::ALL, Permission::as_str));
+    let min_version = params.take("min_version", version).unwrap_or(0);
     params.finish()?;
     caller.must_reach(customer_id)?;
-    let record = state.store.consent(customer_id).await?;
+    let known = state.cache.consents.known(customer_id, min_version).await?;
     // The clock is read after the record: an end that came in between counts.
-    let now = (state.clock)();
-    let held = HeldPermissions::judge(customer_id, record.as_ref(), now);
-    let body = match check {
-        Some(permission) => PermissionsOrCheck::One(held.check(permission)),
-        None => PermissionsOrCheck::All(held),
+    let held = judge(customer_id, &known, (state.clock)());
+    let (body, denial) = match check {
+        Some(permission) => {
+            let check = held.check(permission);
+            let denial = check.is_denial();
+            (PermissionsOrCheck::One(check), denial)
+        }
+        None => {
+            let denial = held.is_denial();
+            (PermissionsOrCheck::All(held), denial)
+        }
     };
+    must_be_supported(&known, denial)?;
     Ok(answer(StatusCode::OK, &body))
+}
+
+fn judge(customer_id: Uuid, known: &Known, now: DateTime<Utc>) -> HeldPermissions {
+    let held = HeldPermissions::judge(customer_id, known.record.as_ref(), now);
+    HeldPermissions { stale: known.trust != Trust::Current, ..held }
+}
+
+/// What is long out of date supports a denial alone: nothing is permitted on what was true once.
+fn must_be_supported(known: &Known, denial: bool) -> Result<(), Error> {
+    if denial || known.trust != Trust::Outdated {
+        return Ok(());
+    }
+    Err(Error::Unavailable("what is in memory is too old to permit anything".to_owned()))
 }
 
 /// Many checks at once.
@@ -83,6 +107,10 @@ pub struct Check {
     #[schema(example = "123e4567-e89b-12d3-a456-426614174000")]
     pub customer_id: Uuid,
     pub permission: Permission,
+    /// Answer from a state that is at least as new: the `version` that your write has answered.
+    #[serde(default)]
+    #[schema(default = 0, minimum = 0, example = 3)]
+    pub min_version: i32,
 }
 
 impl Body for CheckRequest {
@@ -105,9 +133,11 @@ impl Body for CheckRequest {
                     let customer_id = check.required("customer_id", string(uuid));
                     let permission =
                         check.required("permission", string(choice(&Permission::ALL, Permission::as_str)));
+                    let min_version = check.defaulted("min_version", 0, integer(0, i32::MAX.into()));
+                    let min_version = i32::try_from(min_version).unwrap_or(i32::MAX);
                     faults.extend(check.finish());
                     if let (Some(customer_id), Some(permission)) = (customer_id, permission) {
-                        checks.push(Check { customer_id, permission });
+                        checks.push(Check { customer_id, permission, min_version });
                     }
                 }
                 Err(fault) => faults.push(fault),
@@ -132,7 +162,7 @@ pub struct CheckAnswer {
     path = "/v1/permissions/check",
     tag = "Permissions",
     request_body = CheckRequest,
-    responses((status = 200, description = "The answers, in the same order", body = CheckAnswer), WriteProblems),
+    responses((status = 200, description = "The answers, in the same order", body = CheckAnswer), WriteProblems, VersionAhead),
     security(("api_key" = ["permissions:check"]), ("api_key" = ["consent:read"])),
 )]
 pub async fn check_permissions(
@@ -146,23 +176,14 @@ pub async fn check_permissions(
     for check in &checks {
         caller.must_reach(check.customer_id)?;
     }
-    let mut customer_ids: Vec<Uuid> = checks.iter().map(|check| check.customer_id).collect();
-    customer_ids.sort_unstable();
-    customer_ids.dedup();
-    let records: HashMap<Uuid, ConsentRecord> = state
-        .store
-        .consents_of(&customer_ids)
-        .await?
-        .into_iter()
-        .map(|record| (record.customer_id, record))
-        .collect();
+    let asked: Vec<(Uuid, i32)> = checks.iter().map(|check| (check.customer_id, check.min_version)).collect();
+    let known = state.cache.consents.known_of_all(&asked).await?;
     let now = (state.clock)();
-    let results = checks
-        .iter()
-        .map(|check| {
-            HeldPermissions::judge(check.customer_id, records.get(&check.customer_id), now)
-                .check(check.permission)
-        })
-        .collect();
+    let mut results = Vec::with_capacity(checks.len());
+    for (check, known) in checks.iter().zip(&known) {
+        let result = judge(check.customer_id, known, now).check(check.permission);
+        must_be_supported(known, result.is_denial())?;
+        results.push(result);
+    }
     Ok(answer(StatusCode::OK, &CheckAnswer { results }))
 }

@@ -22,7 +22,9 @@ use uuid::Uuid;
 
 use super::fold::{Fold, Step};
 use super::{Outcome, Request};
-use crate::domain::{ConsentRecord, WriterKey};
+use crate::cache::Cache;
+use crate::cache::hints::Hint;
+use crate::domain::WriterKey;
 use crate::error::Error;
 use crate::ops::log::vouching;
 use crate::store::consents::{self, Locked, NewEntry};
@@ -55,13 +57,18 @@ pub struct Lanes {
 
 impl Writer {
     /// Starts the lanes. Without a key entries are not vouched for.
-    pub fn start(store: &Store, key: Option<&WriterKey>, lanes: NonZeroU16) -> (Self, Lanes) {
+    pub fn start(
+        store: &Store,
+        cache: &Arc<Cache>,
+        key: Option<&WriterKey>,
+        lanes: NonZeroU16,
+    ) -> (Self, Lanes) {
         let stop = CancellationToken::new();
         let (lanes, tasks) = (0..lanes.get())
             .map(|_| {
                 let (sender, queue) = mpsc::channel(QUEUE);
-                let (store, key) = (store.clone(), key.cloned());
-                let lane = Lane { store, key, session: None, queue, drained: false, held: Vec::new() };
+                let (store, cache, key) = (store.clone(), Arc::clone(cache), key.cloned());
+                let lane = Lane { store, cache, key, session: None, queue, drained: false, held: Vec::new() };
                 (sender, tokio::spawn(lane.run(stop.clone())))
             })
             .collect::<(Vec<_>, Vec<_>)>();
@@ -120,6 +127,7 @@ impl Item {
 
 struct Lane {
     store: Store,
+    cache: Arc<Cache>,
     key: Option<WriterKey>,
     session: Option<PgConnection>,
     queue: mpsc::Receiver<Item>,
@@ -133,8 +141,8 @@ struct Lane {
 struct Settled {
     /// Of each item.
     verdicts: Vec<Verdict>,
-    /// The consents that have changed, each as it stands now.
-    changed: Vec<ConsentRecord>,
+    /// Whether anything has changed.
+    changes: bool,
 }
 
 enum Verdict {
@@ -259,17 +267,7 @@ impl Lane {
     }
 
     fn settle(&mut self, batch: Vec<Item>, outcome: Result<Settled, Failure>) {
-        // AFTER THE COMMIT, BEFORE ANY ANSWER: what keeps consents in memory learns of a batch here and nowhere else. It
-        // takes over `changed`, and forgets the customers of a batch whose end is not known.
-        match &outcome {
-            Ok(settled) => {
-                tracing::debug!(items = batch.len(), changed = settled.changed.len(), "a batch is done");
-            }
-            Err(Failure::Unknown(why)) => {
-                tracing::warn!(items = batch.len(), why, "whether a batch was committed is not known");
-            }
-            Err(_) => {}
-        }
+        self.tell_cache(&batch, &outcome);
         match outcome {
             Ok(settled) => {
                 for (item, verdict) in batch.into_iter().zip(settled.verdicts) {
@@ -290,6 +288,29 @@ impl Lane {
                     }
                 }
             }
+        }
+    }
+
+    /// After the commit, and before anybody is answered: here memory learns of a batch, and nowhere else.
+    fn tell_cache(&self, batch: &[Item], outcome: &Result<Settled, Failure>) {
+        let consents = &self.cache.consents;
+        match outcome {
+            Ok(settled) => {
+                // A decision that changed nothing has seen what another replica made, which may not have been followed yet.
+                for verdict in &settled.verdicts {
+                    if let Verdict::Answer(Ok(outcome)) = verdict {
+                        consents.written(&outcome.record);
+                    }
+                }
+                if settled.changes {
+                    self.cache.hints.tell(Hint::Consents);
+                }
+            }
+            Err(Failure::Unknown(why)) => {
+                tracing::warn!(items = batch.len(), why, "whether a batch was committed is not known");
+                batch.iter().for_each(|item| consents.forget(item.request.customer_id));
+            }
+            Err(_) => {}
         }
     }
 
@@ -315,7 +336,7 @@ async fn transact(
     let not_begun = |error: sqlx::Error| Failure::NotBegun(error.to_string());
     let mut transaction = store::begin_on(session).await.map_err(not_begun)?;
     match fold(&mut transaction, key, batch).await {
-        Ok(settled) if !settled.changed.is_empty() => {
+        Ok(settled) if settled.changes => {
             match transaction.commit().await {
                 Ok(()) => Ok(settled),
                 Err(error) => {
@@ -380,7 +401,7 @@ async fn fold(
     if !changed.is_empty() {
         consents::write(connection, &entries, &changed).await?;
     }
-    Ok(Settled { verdicts, changed: changed.into_iter().map(|consent| consent.record).collect() })
+    Ok(Settled { verdicts, changes: !changed.is_empty() })
 }
 
 /// Locks the consents of these customers, each for so many changes. The second value has those that somebody else holds;

@@ -1,0 +1,175 @@
+//! The follower: learns what was changed elsewhere, by another replica or past the service.
+//!
+//! It reads the trail in the order of the audit ids. Ids are drawn before their transaction is committed, so a smaller
+//! one may become visible after a greater one: an id that was passed and not seen is *missing*, and is looked for each
+//! time until it is there, or until every transaction is over that may have drawn it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::Cache;
+use super::freshness::Moment;
+use super::hints::Hint;
+use crate::error::Error;
+use crate::store::Store;
+use crate::store::following::{FollowedEntry, Listener};
+
+/// How often it looks where nobody tells it anything.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How many entries it reads at once.
+const BATCH: i64 = 5_000;
+/// So many missing ids are not waited for: it begins anew.
+const MAX_MISSING: i64 = 100_000;
+
+/// Follows for one replica.
+#[derive(Debug)]
+pub struct Follower {
+    store: Store,
+    cache: Arc<Cache>,
+}
+
+/// Where a session stands in the trail.
+#[derive(Debug, Default)]
+struct Position {
+    /// Every id up to this one was seen, or is missing.
+    newest: i64,
+    missing: BTreeSet<i64>,
+    /// Of some that are missing, the transactions which may have drawn them.
+    suspects: Option<Suspects>,
+}
+
+#[derive(Debug)]
+struct Suspects {
+    missing: Vec<i64>,
+    drawing: HashSet<String>,
+}
+
+impl Follower {
+    pub fn new(store: Store, cache: Arc<Cache>) -> Self {
+        Self { store, cache }
+    }
+
+    /// Follows until the session ends, which is always an error. `learned` is called for each change that memory did not
+    /// have, with the time that the change was made.
+    pub async fn follow(&self, mut learned: impl FnMut(DateTime<Utc>)) -> Result<Infallible, Error> {
+        let channels = Hint::ALL.map(Hint::channel);
+        let mut listener = self.store.listen(&channels).await?;
+        let mut position = Position { newest: listener.newest().await?, ..Position::default() };
+        // What is under way since before this session may still change what is read now: only then memory counts.
+        let mut drawing = listener.drawing().await?;
+        let mut pause = Duration::from_millis(2);
+        while !drawing.is_empty() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_EVERY);
+            let still = listener.drawing().await?;
+            drawing.retain(|transaction| still.contains(transaction));
+        }
+        self.cache.freshness.begin_session();
+        let mut looked = Moment::now();
+        loop {
+            let more = self.look(&mut listener, &mut position, &mut learned).await?;
+            let now = Moment::now();
+            if now.since(looked) >= LOOK_EVERY && !position.missing.is_empty() {
+                position.resolve(&listener.drawing().await?);
+                looked = now;
+            }
+            if !more {
+                self.listen(&mut listener).await?;
+            }
+        }
+    }
+
+    /// Waits until it is time to look again.
+    async fn listen(&self, listener: &mut Listener) -> Result<(), Error> {
+        let until = tokio::time::Instant::now() + LOOK_EVERY;
+        loop {
+            let patience = until.saturating_duration_since(tokio::time::Instant::now());
+            let told = listener.hear(patience).await?;
+            if told.is_empty() {
+                return Ok(());
+            }
+            let mut consents = false;
+            // What this replica has told, it knows.
+            for told in told.iter().filter(|told| told.by != self.cache.replica) {
+                match Hint::ALL.iter().find(|hint| hint.channel() == told.channel) {
+                    Some(Hint::Consents) => consents = true,
+                    Some(Hint::Customers) => self.cache.consents.forget_unknown(),
+                    Some(Hint::Keys) => self.cache.keys.forget_all(),
+                    None => {}
+                }
+            }
+            if consents {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads what is new. True when there is more.
+    async fn look(
+        &self,
+        listener: &mut Listener,
+        position: &mut Position,
+        learned: &mut impl FnMut(DateTime<Utc>),
+    ) -> Result<bool, Error> {
+        let before = Moment::now();
+        let missing: Vec<i64> = position.missing.iter().copied().collect();
+        let entries = listener.entries_after(position.newest, &missing, BATCH).await?;
+        let passed = position.newest;
+        for entry in &entries {
+            position.pass(entry)?;
+            if self.cache.consents.changed(entry.customer_id, entry.version) {
+                learned(entry.timestamp);
+            }
+        }
+        position.acquit();
+        let new = entries.iter().filter(|entry| entry.audit_id > passed).count();
+        let more = i64::try_from(new).is_ok_and(|new| new >= BATCH);
+        if !more {
+            self.cache.freshness.caught_up(before);
+        }
+        Ok(more)
+    }
+}
+
+impl Position {
+    fn pass(&mut self, entry: &FollowedEntry) -> Result<(), Error> {
+        if entry.audit_id <= self.newest {
+            self.missing.remove(&entry.audit_id);
+            return Ok(());
+        }
+        let skipped = i64::try_from(self.missing.len()).unwrap_or(i64::MAX) + entry.audit_id - self.newest;
+        if skipped > MAX_MISSING {
+            return Err(Error::Unavailable("too many audit ids are missing".to_owned()));
+        }
+        self.missing.extend(self.newest + 1..entry.audit_id);
+        self.newest = entry.audit_id;
+        Ok(())
+    }
+
+    /// `drawing` was read after the last look. Once none of those are left which drew when an id was found missing,
+    /// the next look will show it, or nothing ever will.
+    fn resolve(&mut self, drawing: &HashSet<String>) {
+        match &mut self.suspects {
+            Some(suspects) => suspects.drawing.retain(|transaction| drawing.contains(transaction)),
+            None => {
+                self.suspects = Some(Suspects {
+                    missing: self.missing.iter().copied().collect(),
+                    drawing: drawing.clone(),
+                });
+            }
+        }
+    }
+
+    /// After a look: forgets the ids whose transactions were all over before it.
+    fn acquit(&mut self) {
+        if let Some(over) = self.suspects.take_if(|suspects| suspects.drawing.is_empty()) {
+            for audit_id in over.missing {
+                self.missing.remove(&audit_id);
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! API keys in memory. A key counts for one second: by then it is looked up again, whatever was told of it.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::freshness::{Freshness, Moment};
+use super::lookups::{Lookups, Source};
+use crate::domain::{Authenticated, Principal};
+use crate::error::Error;
+use crate::store::Store;
+use crate::store::session::Session;
+
+/// A revocation is obeyed within this, on every replica.
+const GOOD_FOR: Duration = Duration::from_secs(1);
+/// A key that is in use is looked up again before it must be: nobody waits for that.
+const REFRESHED_AFTER: Duration = Duration::from_millis(500);
+/// More keys than an installation has; beyond it, the oldest are forgotten.
+const MAX_KEYS: usize = 100_000;
+/// How long a key's `last_used_at` may lag behind.
+const TOUCH_EVERY: TimeDelta = TimeDelta::minutes(1);
+
+/// The API keys that were used of late.
+#[derive(Debug)]
+pub struct Keys {
+    shelf: Arc<Shelf>,
+    lookups: Lookups<Asked>,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    keys: RwLock<HashMap<String, Arc<Key>>>,
+    freshness: Arc<Freshness>,
+    /// Counts what was told of keys: what was asked before is not kept after.
+    news: AtomicU64,
+    store: Store,
+}
+
+#[derive(Debug)]
+struct Key {
+    principal: Arc<Principal>,
+    expires_at: Option<DateTime<Utc>>,
+    asked_at: Moment,
+    refreshing: AtomicBool,
+    /// When its use was last noted, in Unix seconds.
+    touched: AtomicI64,
+}
+
+impl Keys {
+    pub fn new(store: &Store, freshness: Arc<Freshness>) -> Self {
+        let shelf = Arc::new(Shelf {
+            keys: RwLock::default(),
+            freshness,
+            news: AtomicU64::new(0),
+            store: store.clone(),
+        });
+        let asked = Asked { session: store.session(), shelf: Arc::clone(&shelf) };
+        Self { shelf, lookups: Lookups::new(asked) }
+    }
+
+    /// Who calls with the key of this hash; `None` when it is unknown, revoked, expired, or its customer inactive.
+    pub async fn principal(
+        &self,
+        key_hash: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Arc<Principal>>, Error> {
+        let held = self.shelf.read().get(key_hash).cloned();
+        let age = held.as_ref().map(|key| Moment::now().since(key.asked_at));
+        let good_for = GOOD_FOR.min(self.shelf.freshness.max_stale());
+        match (held, age) {
+            (Some(key), Some(age)) if age < good_for => {
+                if age > REFRESHED_AFTER && !key.refreshing.swap(true, Relaxed) {
+                    self.lookups.refresh(key_hash.to_owned());
+                }
+                Ok(self.shelf.accept(&key, now))
+            }
+            (held, age) => match self.lookups.one(key_hash.to_owned()).await {
+                Ok(found) => {
+                    let key = found.map(|found| Key::new(found, Moment::now()));
+                    Ok(key.and_then(|key| self.shelf.accept(&key, now)))
+                }
+                // A key cannot have been revoked in a database that does not answer, or not long ago.
+                Err(Error::Unavailable(why)) => match (held, age) {
+                    (Some(key), Some(age)) if age < self.shelf.freshness.max_stale() => {
+                        Ok(self.shelf.accept(&key, now))
+                    }
+                    _ => Err(Error::Unavailable(why)),
+                },
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Something was changed: every key is looked up again before it counts.
+    pub fn forget_all(&self) {
+        self.shelf.news.fetch_add(1, Relaxed);
+        self.shelf.write().clear();
+    }
+}
+
+impl Shelf {
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<Key>>> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<String, Arc<Key>>> {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accept(&self, key: &Key, now: DateTime<Utc>) -> Option<Arc<Principal>> {
+        if key.expires_at.is_some_and(|end| end <= now) {
+            return None;
+        }
+        let touched = key.touched.load(Relaxed);
+        let due = touched.saturating_add(TOUCH_EVERY.num_seconds()) <= now.timestamp();
+        if due && key.touched.compare_exchange(touched, now.timestamp(), Relaxed, Relaxed).is_ok() {
+            let (store, key_id) = (self.store.clone(), key.principal.key_id);
+            tokio::spawn(async move {
+                if let Err(error) = store.touch_key(key_id, now).await {
+                    tracing::debug!(%error, "could not note that a key was used");
+                }
+            });
+        }
+        Some(Arc::clone(&key.principal))
+    }
+}
+
+impl Key {
+    fn new(found: Authenticated, asked_at: Moment) -> Self {
+        Self {
+            principal: found.principal,
+            expires_at: found.expires_at,
+            asked_at,
+            refreshing: AtomicBool::new(false),
+            touched: AtomicI64::new(found.last_used_at.map_or(i64::MIN, |time| time.timestamp())),
+        }
+    }
+}
+
+/// Asks PostgreSQL, and puts what it says into memory.
+#[derive(Debug)]
+pub struct Asked {
+    session: Session,
+    shelf: Arc<Shelf>,
+}
+
+impl Source for Asked {
+    type Key = String;
+    type Value = Authenticated;
+
+    async fn look_up(&mut self, hashes: Arc<[String]>) -> Result<Vec<(String, Authenticated)>, Error> {
+        let shelf = &*self.shelf;
+        let news = shelf.news.load(Acquire);
+        let asked_at = Moment::now();
+        let found = self.session.authenticate(Arc::clone(&hashes)).await;
+        let mut keys = shelf.write();
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                for key in hashes.iter().filter_map(|hash| keys.get(hash)) {
+                    key.refreshing.store(false, Relaxed);
+                }
+                return Err(error);
+            }
+        };
+        // Unknown ones are not remembered: whoever makes up keys fills no memory.
+        for hash in hashes.iter() {
+            keys.remove(hash);
+        }
+        if news == shelf.news.load(Acquire) {
+            if keys.len() + found.len() > MAX_KEYS {
+                keys.retain(|_, key| asked_at.since(key.asked_at) < GOOD_FOR);
+            }
+            if keys.len() + found.len() > MAX_KEYS {
+                keys.clear();
+            }
+            let fresh =
+                found.iter().map(|(hash, key)| (hash.clone(), Arc::new(Key::new(key.clone(), asked_at))));
+            keys.extend(fresh);
+        }
+        Ok(found)
+    }
+}

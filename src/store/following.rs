@@ -1,0 +1,138 @@
+//! What replicas tell each other, and what has been added to the trail since.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{ACQUIRE_TIMEOUT, Store};
+use crate::error::Error;
+
+/// How long a statement of the follower may take: a server that went away without a word is noticed by this.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A session that hears what replicas tell, and reads the trail. Once anything fails, it is over.
+pub struct Listener(PgListener);
+
+/// An entry of the trail, as far as a follower needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowedEntry {
+    pub audit_id: i64,
+    pub customer_id: Uuid,
+    pub version: i32,
+    pub timestamp: DateTime<Utc>,
+}
+
+/// What was told, and which replica told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub channel: String,
+    pub by: String,
+}
+
+impl Store {
+    /// Tells all who listen, this replica too. Nothing is lost by those who do not hear it: they look by themselves.
+    pub async fn tell(&self, channels: &[&str], by: &str) -> Result<(), Error> {
+        sqlx::query!("select pg_notify(channel, $2) from unnest($1::text[]) as channel", channels as _, by)
+            .execute(&self.reads)
+            .await?;
+        Ok(())
+    }
+
+    pub async fn listen(&self, channels: &[&str]) -> Result<Listener, Error> {
+        // A pool for this session alone: one that hangs must not be in the way of the next.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with((*self.writes.connect_options()).clone());
+        within(ANSWER_TIMEOUT, async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            // A session that was lost is not taken up silently: what was told meanwhile would be missed.
+            listener.eager_reconnect(false);
+            listener.ignore_pool_close_event(true);
+            listener.listen_all(channels.iter().copied()).await?;
+            Ok(Listener(listener))
+        })
+        .await
+    }
+}
+
+impl Listener {
+    /// What is told until the time is over, at least one thing if there is any.
+    pub async fn hear(&mut self, patience: Duration) -> Result<Vec<Told>, Error> {
+        let first = match timeout(patience, self.0.try_recv()).await {
+            Err(_) => return Ok(Vec::new()),
+            Ok(told) => told?.ok_or_else(|| Error::Unavailable("the database has hung up".to_owned()))?,
+        };
+        let mut heard = vec![first];
+        heard.extend(std::iter::from_fn(|| self.0.next_buffered()));
+        let told = |told: &sqlx::postgres::PgNotification| Told {
+            channel: told.channel().to_owned(),
+            by: told.payload().to_owned(),
+        };
+        Ok(heard.iter().map(told).collect())
+    }
+
+    /// The largest audit id that is committed; 0 where there is none.
+    pub async fn newest(&mut self) -> Result<i64, Error> {
+        let newest = sqlx::query_scalar!(
+            r#"select coalesce(max(audit_id), 0) as "newest!" from vlaapi.customer_consent_audit"#
+        );
+        within(ANSWER_TIMEOUT, newest.fetch_one(&mut self.0)).await
+    }
+
+    /// The transactions that have drawn an audit id and are not at their end: PostgreSQL keeps the sequence locked for
+    /// each of them until its entries can be seen, or never will be.
+    pub async fn drawing(&mut self) -> Result<HashSet<String>, Error> {
+        let drawing = sqlx::query_scalar!(
+            r#"
+            select distinct virtualtransaction as "virtualtransaction!"
+            from pg_locks
+            where locktype = 'relation' and relation = 'vlaapi.customer_consent_audit_audit_id_seq'::regclass
+              and database = (select oid from pg_database where datname = current_database())
+            "#
+        );
+        Ok(within(ANSWER_TIMEOUT, drawing.fetch_all(&mut self.0)).await?.into_iter().collect())
+    }
+
+    /// The first entries after `newest`, and those that were missing before it and are there now.
+    pub async fn entries_after(
+        &mut self,
+        newest: i64,
+        missing: &[i64],
+        limit: i64,
+    ) -> Result<Vec<FollowedEntry>, Error> {
+        let entries = sqlx::query_as!(
+            FollowedEntry,
+            r#"
+            (select audit_id as "audit_id!", customer_id as "customer_id!", version as "version!",
+               vlaapi.calendar_time(timestamp) as "timestamp!"
+             from vlaapi.customer_consent_audit where audit_id > $1 order by audit_id limit $3)
+            union all
+            select audit_id, customer_id, version, vlaapi.calendar_time(timestamp)
+            from vlaapi.customer_consent_audit where audit_id = any($2)
+            "#,
+            newest,
+            missing,
+            limit,
+        );
+        within(ANSWER_TIMEOUT, entries.fetch_all(&mut self.0)).await
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    let late = || Error::Unavailable("the database does not answer".to_owned());
+    Ok(timeout(limit, work).await.map_err(|_| late())??)
+}

@@ -1,0 +1,75 @@
+//! A database session of its own for one task, which is made anew when it is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use sqlx::PgConnection;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{Store, consents, keys};
+use crate::domain::{Authenticated, ConsentRecord};
+use crate::error::Error;
+
+/// How long a look-up may take: a server that went away without a word is noticed by this.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Reads on one connection. A statement that was given up ends its connection: nobody waits for an answer that is not
+/// wanted any more.
+#[derive(Debug)]
+pub struct Session {
+    store: Store,
+    connection: Option<PgConnection>,
+}
+
+impl Session {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store, connection: None }
+    }
+
+    /// The consents of those of these customers who are known, in no particular order.
+    pub async fn consents_of(&mut self, customer_ids: Arc<[Uuid]>) -> Result<Vec<ConsentRecord>, Error> {
+        self.run(|connection| {
+            let customer_ids = Arc::clone(&customer_ids);
+            async move { consents::of_customers(connection, &customer_ids).await }.boxed()
+        })
+        .await
+    }
+
+    /// The keys of those of these hashes which are known, active, and of an active customer.
+    pub async fn authenticate(
+        &mut self,
+        key_hashes: Arc<[String]>,
+    ) -> Result<Vec<(String, Authenticated)>, Error> {
+        self.run(|connection| {
+            let key_hashes = Arc::clone(&key_hashes);
+            async move { keys::authenticate(connection, &key_hashes).await }.boxed()
+        })
+        .await
+    }
+
+    async fn run<T>(
+        &mut self,
+        read: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let late = || Error::Unavailable("the database does not answer".to_owned());
+        // A session that was there before may have been ended meanwhile: then a new one is worth a try.
+        if let Some(mut connection) = self.connection.take() {
+            match timeout(LOOKUP_TIMEOUT, read(&mut connection)).await {
+                Ok(Ok(found)) => {
+                    self.connection = Some(connection);
+                    return Ok(found);
+                }
+                Ok(Err(Error::Unavailable(_))) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(late()),
+            }
+        }
+        let mut connection = self.store.connect().await?;
+        let found = timeout(LOOKUP_TIMEOUT, read(&mut connection)).await.map_err(|_| late())??;
+        self.connection = Some(connection);
+        Ok(found)
+    }
+}
