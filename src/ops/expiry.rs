@@ -35,9 +35,6 @@ pub async fn sweep(store: &Store, writer: &Writer, now: DateTime<Utc>) -> Result
             return Ok(last.map(|_| swept));
         }
         let due = consents::due(&mut claim, now, last, CHUNK).await?;
-        let Some(&end) = due.last() else {
-            return Ok(Some(swept));
-        };
         let outcomes = join_all(due.iter().map(|due| {
             writer.submit(Request {
                 customer_id: due.customer_id,
@@ -48,7 +45,11 @@ pub async fn sweep(store: &Store, writer: &Writer, now: DateTime<Utc>) -> Result
             })
         }))
         .await;
+        // At once: a transaction that is merely dropped keeps the others from sweeping for a while.
         claim.rollback().await?;
+        let Some(&end) = due.last() else {
+            return Ok(Some(swept));
+        };
         for outcome in outcomes {
             match outcome {
                 Ok(outcome) => swept.recorded += u64::from(outcome.changed),
