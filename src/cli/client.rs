@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -16,7 +17,7 @@ use super::output::printable;
 use crate::config::{ClientConfig, Secret};
 
 /// The most that the API puts on one page of a list.
-const LARGEST_PAGE: u32 = 1000;
+pub const LARGEST_PAGE: u32 = 1000;
 
 #[derive(Debug)]
 pub struct Client {
@@ -93,6 +94,15 @@ impl Client {
 
 /// An HTTP client for this service.
 pub fn http(service: &Url, patience: Duration) -> Result<reqwest::Client, Failure> {
+    http_at(service, patience, &[])
+}
+
+/// The same, for a service whose name was looked up already.
+pub fn http_at(
+    service: &Url,
+    patience: Duration,
+    addresses: &[SocketAddr],
+) -> Result<reqwest::Client, Failure> {
     // Somebody else in this process may have installed it before: it is the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
@@ -106,6 +116,9 @@ pub fn http(service: &Url, patience: Duration) -> Result<reqwest::Client, Failur
         // Without this the client reads the system's certificates even where none is needed, and fails where a small
         // image has none.
         builder = builder.tls_certs_only([]);
+    }
+    if let Some(name) = service.domain().filter(|_| !addresses.is_empty()) {
+        builder = builder.resolve_to_addrs(name, addresses);
     }
     builder.build().map_err(|error| Failure::new(format!("cannot set up TLS: {}", cause(&error))))
 }

@@ -7,6 +7,7 @@ mod customer;
 pub mod demo;
 mod health;
 mod key;
+pub mod load;
 mod migrate;
 mod output;
 mod pages;
@@ -64,6 +65,7 @@ enum Command {
     Key(key::KeyArgs),
     /// Fill a database with believable customers and two years of consent history
     Demo(demo::DemoArgs),
+    Load(Box<load::LoadArgs>),
     /// Print the OpenAPI document of the API
     Openapi,
     /// Print the completion script of a shell
@@ -80,7 +82,7 @@ enum Command {
 
 /// The commands as the help shows them. A command which is missing here fails a test.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Service", &["serve", "migrate", "healthcheck"]),
+    ("Service", &["serve", "migrate", "healthcheck", "load"]),
     ("Data", &["consent", "customer", "audit", "demo"]),
     ("Access", &["key"]),
     ("Documents", &["openapi", "completions", "man", "help"]),
@@ -169,6 +171,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Audit(args) => on_all_cores(audit::run(args)),
         Command::Key(args) => on_this_thread(key::run(args)),
         Command::Demo(args) => on_all_cores(async { succeeded(demo::run(args, crate::app::clock()).await?) }),
+        Command::Load(args) => on_all_cores(load::run(*args)),
         Command::Openapi => pages::openapi(),
         Command::Completions(args) => pages::completions(&args),
         Command::Man(args) => pages::manual(&args),

@@ -69,7 +69,7 @@ fn to_json(value: &impl Serialize) -> String {
 }
 
 /// Columns with two spaces between them and nothing else, so that `awk` and `cut` get what they expect.
-fn plain(mut table: Table) -> String {
+pub fn plain(mut table: Table) -> String {
     table.load_style(NOTHING);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -7,9 +7,10 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The commands as a user types them.
-const COMMANDS: [&str; 36] = [
+const COMMANDS: [&str; 37] = [
     "serve",
     "healthcheck",
+    "load",
     "migrate",
     "migrate up",
     "migrate down",

@@ -12,21 +12,41 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::service::Service;
 
 /// A service that listens, and what the program needs to call it.
-struct Running {
-    service: Service,
-    url: String,
+pub struct Running {
+    pub service: Service,
+    pub url: String,
     _stop: DropGuard,
 }
 
 /// What the program did.
-struct Done {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub struct Done {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Done {
+    /// Runs the program against whatever answers there.
+    pub async fn of(url: &str, key: &str, arguments: &[&str]) -> Self {
+        let output = Command::new(env!("CARGO_BIN_EXE_consentd"))
+            .env_clear()
+            .env("CONSENTD_URL", url)
+            .env("CONSENTD_API_KEY", key)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .expect("the program starts");
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).expect("the program writes UTF-8"),
+            stderr: String::from_utf8(output.stderr).expect("the program writes UTF-8"),
+        }
+    }
 }
 
 impl Running {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let service = Service::start().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
@@ -37,34 +57,21 @@ impl Running {
     }
 
     async fn run_with_key(&self, key: &str, arguments: &[&str]) -> Done {
-        let output = Command::new(env!("CARGO_BIN_EXE_consentd"))
-            .env_clear()
-            .env("CONSENTD_URL", &self.url)
-            .env("CONSENTD_API_KEY", key)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .expect("the program starts");
-        Done {
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).expect("the program writes UTF-8"),
-            stderr: String::from_utf8(output.stderr).expect("the program writes UTF-8"),
-        }
+        Done::of(&self.url, key, arguments).await
     }
 
-    async fn run(&self, arguments: &[&str]) -> Done {
+    pub async fn run(&self, arguments: &[&str]) -> Done {
         self.run_with_key(&self.service.operator, arguments).await
     }
 
     #[track_caller]
-    fn json(done: &Done) -> Value {
+    pub fn json(done: &Done) -> Value {
         assert_eq!(done.code, Some(0), "{}", done.stderr);
         serde_json::from_str(&done.stdout).expect("the API's JSON")
     }
 
     /// A customer made with the program.
-    async fn customer(&self, email: &str) -> String {
+    pub async fn customer(&self, email: &str) -> String {
         let done = self.run(&["customer", "create", "--email", email, "--tier", "pro", "--json"]).await;
         let customer = Self::json(&done);
         customer["customer_id"].as_str().expect("an id").to_owned()

@@ -15,6 +15,7 @@ mod fold;
 mod keys;
 mod layers;
 mod leaf;
+mod load;
 mod log;
 mod migrations;
 mod observe;
