@@ -225,7 +225,7 @@ async fn build(
         trusted_proxies: config.trusted_proxies.clone().into(),
         ready: Arc::new(AtomicBool::new(false)),
         metrics: config.metrics_listen.is_none().then(|| Arc::clone(render)),
-        gate: Arc::new(Gate::new(config.max_concurrency, config.max_concurrency)),
+        gate: Arc::new(Gate::new(config.max_concurrency, config.max_concurrency, config.read_connections)),
         rates: Arc::new(Rates::default()),
         log_keys: Arc::clone(&log.keys),
         log: Arc::clone(&log.view),

@@ -16,17 +16,22 @@ const PATIENCE: Duration = Duration::from_millis(100);
 #[must_use = "the place is given back when this is dropped"]
 pub struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
-/// Places for reads and for writes, counted apart: a flood of one does not starve the other.
+/// Exports that may run at once, if there are read connections for twice as many: each keeps one busy.
+const EXPORTS: usize = 4;
+
+/// Places for reads, for writes and for exports, counted apart: a flood of one does not starve the others.
 #[derive(Clone, Debug)]
 pub struct Gate {
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
 }
 
 impl Gate {
-    pub fn new(reads: usize, writes: usize) -> Self {
+    pub fn new(reads: usize, writes: usize, read_connections: u32) -> Self {
         let budget = |places: usize| Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { reads: budget(reads), writes: budget(writes) }
+        let exports = EXPORTS.min(read_connections as usize / 2);
+        Self { reads: budget(reads), writes: budget(writes), exports: budget(exports) }
     }
 
     /// A place for a read; `None` when none came free in time.
@@ -37,6 +42,11 @@ impl Gate {
     /// A place for a write; `None` when none came free in time.
     pub async fn write(&self) -> Option<Place> {
         enter(&self.writes, "write").await
+    }
+
+    /// A place for an export, to be kept until its last byte; `None` when none came free in time.
+    pub async fn export(&self) -> Option<Place> {
+        enter(&self.exports, "export").await
     }
 }
 

@@ -35,43 +35,7 @@ impl Store {
         before: Option<i64>,
         limit: i64,
     ) -> Result<Vec<AuditEntry>, Error> {
-        let mut query = QueryBuilder::<Postgres>::new(
-            "select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, \
-             on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp \
-             from vlaapi.customer_consent_audit where true",
-        );
-        if let Some(before) = before {
-            query.push(" and audit_id < ").push_bind(before);
-        }
-        if let Some(customer_id) = filter.customer_id {
-            query.push(" and customer_id = ").push_bind(customer_id);
-        }
-        if let Some(since) = filter.since {
-            query.push(" and timestamp >= ").push_bind(since);
-        }
-        if let Some(until) = filter.until {
-            query.push(" and timestamp < ").push_bind(until);
-        }
-        if let Some(action) = filter.action {
-            query.push(" and action = ").push_bind(action.as_str());
-        }
-        if let Some(tier) = filter.previous_tier {
-            query.push(" and previous_tier = ").push_bind(tier.as_str());
-        }
-        if let Some(tier) = filter.new_tier {
-            query.push(" and new_tier = ").push_bind(tier.as_str());
-        }
-        if let Some(changed_by) = &filter.changed_by {
-            query.push(" and changed_by = ").push_bind(changed_by);
-        }
-        if let Some(network) = filter.ip_address {
-            query.push(" and ip_address <<= ").push_bind(network);
-        }
-        if let Some(request_id) = &filter.request_id {
-            query.push(" and request_id = ").push_bind(request_id);
-        }
-        query.push(" order by audit_id desc limit ").push_bind(limit);
-        Ok(query.build_query_as().fetch_all(&self.reads).await?)
+        Ok(entries(filter, before, limit).build_query_as().fetch_all(&self.reads).await?)
     }
 
     /// A page of the log's events, newest first, below `before`.
@@ -130,4 +94,45 @@ impl Store {
         .await?;
         Ok(known)
     }
+}
+
+/// The statement for a page of entries, newest first, below `before`.
+pub(super) fn entries(filter: &AuditFilter, before: Option<i64>, limit: i64) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::<Postgres>::new(
+        "select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, \
+         on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp \
+         from vlaapi.customer_consent_audit where true",
+    );
+    if let Some(before) = before {
+        query.push(" and audit_id < ").push_bind(before);
+    }
+    if let Some(customer_id) = filter.customer_id {
+        query.push(" and customer_id = ").push_bind(customer_id);
+    }
+    if let Some(since) = filter.since {
+        query.push(" and timestamp >= ").push_bind(since);
+    }
+    if let Some(until) = filter.until {
+        query.push(" and timestamp < ").push_bind(until);
+    }
+    if let Some(action) = filter.action {
+        query.push(" and action = ").push_bind(action.as_str());
+    }
+    if let Some(tier) = filter.previous_tier {
+        query.push(" and previous_tier = ").push_bind(tier.as_str());
+    }
+    if let Some(tier) = filter.new_tier {
+        query.push(" and new_tier = ").push_bind(tier.as_str());
+    }
+    if let Some(changed_by) = &filter.changed_by {
+        query.push(" and changed_by = ").push_bind(changed_by);
+    }
+    if let Some(network) = filter.ip_address {
+        query.push(" and ip_address <<= ").push_bind(network);
+    }
+    if let Some(request_id) = &filter.request_id {
+        query.push(" and request_id = ").push_bind(request_id);
+    }
+    query.push(" order by audit_id desc limit ").push_bind(limit);
+    query
 }

@@ -14,6 +14,7 @@ pub mod consents;
 pub mod customers;
 pub mod demo;
 pub mod erasure;
+pub mod export;
 pub mod following;
 pub mod idempotency;
 pub mod keys;

@@ -11,6 +11,7 @@ mod consent;
 mod demo;
 mod embedded;
 mod expiry;
+mod export;
 mod fold;
 mod keys;
 mod layers;

@@ -257,12 +257,14 @@ async fn the_handler_knows_who_is_at_the_other_end() {
 
 #[tokio::test]
 async fn reads_and_writes_have_budgets_of_their_own_and_wait_a_tenth_of_a_second() {
-    let gate = Gate::new(1, 1);
+    let gate = Gate::new(1, 1, 2);
     let reading = gate.read().await.expect("a free place");
     let started = Instant::now();
     assert!(gate.read().await.is_none());
     assert_about(started.elapsed(), Duration::from_millis(100));
     assert!(gate.write().await.is_some(), "reads do not starve writes");
+    let _exporting = gate.export().await.expect("reads do not starve exports");
+    assert!(gate.export().await.is_none(), "half of the read connections are left to others");
     let next = tokio::spawn({
         let gate = gate.clone();
         async move { gate.read().await.is_some() }

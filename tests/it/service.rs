@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
 use consentd::cache::follow::Follower;
 use consentd::cache::freshness::Moment;
@@ -166,14 +167,18 @@ impl<'a> Call<'a> {
         self
     }
 
-    pub async fn send(self) -> Answer {
+    /// The answer as far as its head, with the body to come.
+    pub async fn begin(self) -> Response {
         let mut request = self.request;
         if let Some(key) = self.key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
         let request = request.body(self.body).expect("the request is well-formed");
-        let response = self.router.oneshot(request).await.expect("the router answers");
-        let (parts, body) = response.into_parts();
+        self.router.oneshot(request).await.expect("the router answers")
+    }
+
+    pub async fn send(self) -> Answer {
+        let (parts, body) = self.begin().await.into_parts();
         let bytes = body.collect().await.expect("the body arrives").to_bytes().to_vec();
         Answer { status: parts.status, headers: parts.headers, bytes }
     }
@@ -265,7 +270,7 @@ impl Service {
             trusted_proxies: ["10.0.0.0/8".parse().expect("a network")].into(),
             ready: Arc::new(AtomicBool::new(true)),
             metrics: None,
-            gate: Arc::new(Gate::new(64, 64)),
+            gate: Arc::new(Gate::new(64, 64, 4)),
             rates: Arc::new(Rates::default()),
         });
         let router = consentd::http::router(state);
