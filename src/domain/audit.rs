@@ -187,7 +187,7 @@ impl EventKind {
 
 /// PostgreSQL's `inet` is a network; an entry holds one address.
 #[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
-pub fn address_alone<S: Serializer>(address: &Option<IpNetwork>, serializer: S) -> Result<S::Ok, S::Error> {
+fn address_alone<S: Serializer>(address: &Option<IpNetwork>, serializer: S) -> Result<S::Ok, S::Error> {
     match address {
         Some(network) => serializer.collect_str(&network.ip()),
         None => serializer.serialize_none(),

@@ -10,7 +10,7 @@ mod permission;
 mod writer_key;
 
 pub use api_key::{ApiKey, ApiKeyRecord, Authenticated, KeyFault, KeyKind, Principal, Scope, hash_api_key};
-pub use audit::{AuditAction, AuditEntry, AuditEvent, ConsentState, EventKind, address_alone};
+pub use audit::{AuditAction, AuditEntry, AuditEvent, ConsentState, EventKind};
 pub use consent::{
     AnonymizationLevel, Change, Consent, ConsentRecord, ConsentStatus, ConsentTier, ConsentView,
     MAX_EXPIRY_YEARS, Precondition, Proposal, Refusal, decide, expire, next_time,
