@@ -120,8 +120,7 @@ impl Consents {
                 let (customer_id, min_version) = asked[at];
                 let one = match &failure {
                     None => Ok(found.next().flatten()),
-                    Some(Error::Unavailable(why)) => Err(Error::Unavailable(why.clone())),
-                    Some(error) => Err(Error::Internal(error.to_string())),
+                    Some(error) => Err(error.clone()),
                 };
                 known[at] = Some(self.shelf.judge(customer_id, min_version, one)?);
             }

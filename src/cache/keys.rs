@@ -78,17 +78,16 @@ impl Keys {
                 }
                 Ok(self.shelf.accept(&key, now))
             }
-            (held, age) => match self.lookups.one(key_hash.to_owned()).await {
+            (held, _) => match self.lookups.one(key_hash.to_owned()).await {
                 Ok(found) => {
                     let key = found.map(|found| Key::new(found, Moment::now()));
                     Ok(key.and_then(|key| self.shelf.accept(&key, now)))
                 }
-                // A key cannot have been revoked in a database that does not answer, or not long ago.
-                Err(Error::Unavailable(why)) => match (held, age) {
-                    (Some(key), Some(age)) if age < self.shelf.freshness.max_stale() => {
-                        Ok(self.shelf.accept(&key, now))
-                    }
-                    _ => Err(Error::Unavailable(why)),
+                // Where the database cannot be asked, the key gets what memory still permits: denials, and for a few seconds
+                // what was granted.
+                Err(Error::Unavailable(why)) => match held {
+                    Some(key) => Ok(self.shelf.accept(&key, now)),
+                    None => Err(Error::Unavailable(why)),
                 },
                 Err(error) => Err(error),
             },

@@ -59,7 +59,7 @@ impl<S: Source> Lookups<S> {
         let (answer, answered) = oneshot::channel();
         self.queue
             .try_send(Asked { keys, answer: Some(answer) })
-            .map_err(|_| Error::Unavailable("too many look-ups wait already".to_owned()))?;
+            .map_err(|_| Error::Overloaded)?;
         answered.await.map_err(|_| Error::Internal("a look-up was given up".to_owned()))?
     }
 
@@ -98,8 +98,7 @@ async fn work<S: Source>(mut source: S, mut asked: mpsc::Receiver<Asked<S>>) {
         for (keys, answer) in batch.into_iter().filter_map(|asked| Some((asked.keys, asked.answer?))) {
             let values = match &failure {
                 None => Ok(keys.iter().map(|key| found.get(key).cloned().flatten()).collect()),
-                Some(Error::Unavailable(why)) => Err(Error::Unavailable(why.clone())),
-                Some(error) => Err(Error::Internal(error.to_string())),
+                Some(error) => Err(error.clone()),
             };
             // Whoever asked may have gone away.
             let _ = answer.send(values);

@@ -158,13 +158,14 @@ async fn attend(request: Request, next: Next) -> Response {
     .await
 }
 
-/// What every known route goes through.
+/// What every known route goes through. The limits are outside: who the caller is may take a look into the database, of
+/// which there is just as little.
 async fn admit(
     State((state, access)): State<(AppState, Arc<AccessTable>)>,
     request: Request,
     next: Next,
 ) -> Response {
-    authorize(&state, &access, request, |request| within_limits(&state, request, next)).await
+    within_limits(&state, request, |request| authorize(&state, &access, request, |request| next.run(request))).await
 }
 
 /// A bug in a handler costs one answer, not the connection.
@@ -178,16 +179,20 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
 }
 
 /// Bounded concurrency and time. Health and metrics are not held back: they tell of the overload.
-async fn within_limits(state: &AppState, request: Request, next: Next) -> Response {
+async fn within_limits<F: Future<Output = Response>>(
+    state: &AppState,
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     if !request.uri().path().starts_with("/v1/") {
-        return next.run(request).await;
+        return next(request).await;
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let place = if reads { state.gate.read().await } else { state.gate.write().await };
     let Some(_place) = place else {
         return Problem::overloaded().into_response();
     };
-    match tokio::time::timeout(HANDLER_TIMEOUT, next.run(request)).await {
+    match tokio::time::timeout(HANDLER_TIMEOUT, next(request)).await {
         Ok(response) => response,
         Err(_) => Problem::from(Error::Unavailable("the handler took too long".to_owned())).into_response(),
     }

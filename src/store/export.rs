@@ -2,10 +2,11 @@
 //! stay where they were received.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use chrono::{DateTime, Datelike as _, SecondsFormat, Timelike as _, Utc};
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer};
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{Decode, Postgres, Row as _};
@@ -20,24 +21,20 @@ use crate::error::Error;
 #[derive(Debug)]
 pub struct RawPage(Vec<PgRow>);
 
-/// An [`AuditEntry`](crate::domain::AuditEntry), borrowed; as JSON it is the same to the byte.
-#[derive(Debug, Serialize)]
+/// An [`AuditEntry`](crate::domain::AuditEntry), borrowed.
+#[derive(Debug)]
 pub struct RawEntry<'r> {
     pub audit_id: i64,
     pub customer_id: Uuid,
     pub action: &'r str,
     pub version: i32,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub previous_tier: Option<&'r str>,
     pub new_tier: &'r str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub previous: Option<Json<RawState<'r>>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub current: Option<Json<RawState<'r>>>,
+    pub previous: Option<RawState<'r>>,
+    pub current: Option<RawState<'r>>,
     pub changed_by: Option<&'r str>,
     pub on_behalf_of: Option<&'r str>,
     pub change_reason: Option<&'r str>,
-    #[serde(serialize_with = "crate::domain::address_alone")]
     pub ip_address: Option<IpNetwork>,
     pub user_agent: Option<&'r str>,
     pub request_id: Option<&'r str>,
@@ -45,7 +42,7 @@ pub struct RawEntry<'r> {
 }
 
 /// A [`ConsentState`](crate::domain::ConsentState), borrowed.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
 pub struct RawState<'r> {
     pub consent_tier: ConsentTier,
     pub can_store_images: bool,
@@ -76,8 +73,9 @@ impl Store {
         &self,
         filter: &AuditFilter,
         before: Option<i64>,
-        limit: i64,
+        limit: usize,
     ) -> Result<RawPage, Error> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         Ok(RawPage(entries(filter, before, limit).build().fetch_all(&self.reads).await?))
     }
 }
@@ -96,8 +94,9 @@ impl RawPage {
         self.0.last().map(|row| column(row, 0)).transpose()
     }
 
-    pub fn entries(&self) -> impl Iterator<Item = Result<RawEntry<'_>, Error>> {
-        self.0.iter().map(RawEntry::read)
+    /// Some of the entries, by their places.
+    pub fn entries(&self, places: Range<usize>) -> impl Iterator<Item = Result<RawEntry<'_>, Error>> {
+        self.0[places].iter().map(RawEntry::read)
     }
 }
 
@@ -111,8 +110,8 @@ impl<'r> RawEntry<'r> {
             version: column(row, 3)?,
             previous_tier: column(row, 4)?,
             new_tier: column(row, 5)?,
-            previous: column(row, 6)?,
-            current: column(row, 7)?,
+            previous: state(row, 6)?,
+            current: state(row, 7)?,
             changed_by: column(row, 8)?,
             on_behalf_of: column(row, 9)?,
             change_reason: column(row, 10)?,
@@ -127,6 +126,10 @@ impl<'r> RawEntry<'r> {
 /// By its place: looking columns up by their names, and comparing types that are known, takes as long as reading them.
 fn column<'r, T: Decode<'r, Postgres>>(row: &'r PgRow, index: usize) -> Result<T, Error> {
     Ok(row.try_get_unchecked(index)?)
+}
+
+fn state<'r>(row: &'r PgRow, index: usize) -> Result<Option<RawState<'r>>, Error> {
+    Ok(column::<Option<Json<RawState<'r>>>>(row, index)?.map(|Json(state)| state))
 }
 
 impl Moment<'_> {
@@ -197,11 +200,5 @@ impl<'de: 'r, 'r> Deserialize<'de> for Moment<'r> {
             return Ok(Self::Written(text));
         }
         text.parse().map(Self::At).map_err(serde::de::Error::custom)
-    }
-}
-
-impl Serialize for Moment<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.write(&mut MomentBuffer::default()))
     }
 }

@@ -20,6 +20,7 @@ mod load;
 mod log;
 mod migrations;
 mod observe;
+mod overload;
 mod permissions;
 mod program;
 mod proxy;
