@@ -1,0 +1,26 @@
+//! Marsaglia's xorshift: what is next need only be spread.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+
+#[derive(Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// Another seed each time: the same stream again would put what stands already.
+    pub fn new() -> Self {
+        Self(RandomState::new().build_hasher().finish() | 1)
+    }
+
+    pub fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub fn choose<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        let length = items.len() as u64;
+        // The remainder is less than the length, which is a usize.
+        &items[usize::try_from(self.roll() % length).unwrap_or_default()]
+    }
+}
