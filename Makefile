@@ -50,6 +50,10 @@ openapi: ## Write openapi/openapi.json from the handlers
 demo: ## Fill the private database with demo data, while no service runs on it (more: make demo ARGS="--customers 5000")
 	@.ci/with-postgres $(CARGO) run --release --locked -- demo $(ARGS)
 
+.PHONY: bench
+bench: ## Measure the speed beside what the machine can do (more: make bench ARGS="--quick --only reads,put")
+	@.ci/with-postgres bench/speed $(ARGS)
+
 .PHONY: bench-audit
 bench-audit: ## Measure the audit log beside the same service without it (more: make bench-audit ARGS="--quick")
 	@.ci/with-postgres bench/audit-log $(ARGS)
