@@ -129,17 +129,13 @@ def page(stage, service, name, query, part):
     deep = int(min((1000 if stage.quick else 10_000) * LIMIT, stage.entries * part * 0.8))
     step = min(1000, deep)
     there = service.drive("walk", **{"from": first}, skip=deep // step, step=step, limit=LIMIT, times=1)["at"]
-    late = []
-
-    def ask(start):
-        seen = service.drive("walk", **{"from": start}, limit=LIMIT, times=TIMES, seconds=1)
-        late.append(seen["p99_ms"])
-        return seen["p50_ms"]
-
+    ask = lambda start: service.drive("walk", **{"from": start}, limit=LIMIT, times=TIMES, seconds=1)  # noqa: E731
     seen = in_turn(stage.rounds, {"page 1": lambda: ask(first), "deep": lambda: ask(there)})
     what = f"audit page, {stage.entries:,} entries, {name}: page {deep // step * step // LIMIT:,}"
-    stage.table.compare(f"{what}; ceiling: page 1", seen["page 1"], seen["deep"], at_most(1.2), "{:.2f}", " ms")
-    stage.table.value(f"{what} and page 1: p99 at 1 caller", late, at_most(5, " ms"), unit=" ms")
+    beginning, depth = ([one["p50_ms"] for one in seen[side]] for side in ("page 1", "deep"))
+    stage.table.compare(f"{what}; ceiling: page 1", beginning, depth, at_most(1.2), "{:.2f}", " ms")
+    late = [max(pair) for pair in zip(*([one["p99_ms"] for one in side] for side in seen.values()))]
+    stage.table.value(f"{what} or page 1, the slower one: p99 at 1 caller", late, at_most(5, " ms"), unit=" ms")
 
 
 def export(stage):
@@ -157,7 +153,9 @@ def export(stage):
                 raise RuntimeError(f"an export had {answer['lines']} of {stage.entries} rows")
             return stage.entries / answer["seconds"]
 
-        seen = in_turn(stage.rounds, {"COPY": lambda: stage.entries / copy(stage.cluster), "service": download})
+        # The longest of the quick rows.
+        rounds = 2 if stage.quick else stage.rounds
+        seen = in_turn(rounds, {"COPY": lambda: stage.entries / copy(stage.cluster), "service": download})
         stage.table.compare(f"audit export, {name}, {stage.entries:,} entries; ceiling: psql COPY TO STDOUT", seen["COPY"],
                             seen["service"], at_least(0.8), unit=" rows/s")
         stage.table.value(f"audit export, {name}: the service's memory over what it was", grown, at_most(64, " MiB"),

@@ -56,7 +56,10 @@ def in_turn(rounds, sides):
 
 
 def brief(value):
-    return f"{value['rate'] if isinstance(value, dict) else value:,.1f}"
+    """A figure; of several, the one that counts."""
+    if isinstance(value, dict):
+        value = value["rate"] if "rate" in value else value["p50_ms"]
+    return f"{value:,.1f}"
 
 
 def per_second(answer):
