@@ -62,10 +62,15 @@ def brief(value):
     return f"{value:,.1f}"
 
 
+def tolerable(refused, requests):
+    """On a machine that is busy with other things a request in a hundred may be refused: it is not counted."""
+    if requests == 0 or refused > requests / 100:
+        raise RuntimeError(f"{refused} of {requests} requests were refused or broken off")
+
+
 def per_second(answer):
     """What the driver says of reads, as things a second."""
-    if answer["refused"]:
-        raise RuntimeError(f"{answer['refused']} of {answer['requests'] + answer['refused']} requests were refused")
+    tolerable(answer["refused"], answer["requests"] + answer["refused"])
     return answer["count"] / answer["seconds"]
 
 
@@ -161,9 +166,8 @@ class Stage:
         if done.returncode != 0:
             raise RuntimeError(f"wrk failed: {done.stderr.strip() or done.stdout.strip()}")
         seen = json.loads(done.stdout.splitlines()[-1])
-        if seen["refused"]:
-            raise RuntimeError(f"{seen['refused']} of {seen['requests']} requests were refused or broken off")
-        return seen
+        tolerable(seen["refused"], seen["requests"])
+        return seen | {"rate": seen["rate"] * (1 - seen["refused"] / seen["requests"])}
 
     def pgbench(self, script, callers, **variables):
         """Transactions a second."""

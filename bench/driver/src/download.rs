@@ -25,8 +25,7 @@ pub async fn run(mut arguments: Arguments) -> Result<String, Failure> {
     while let Some(frame) = body.frame().await {
         if let Some(data) = frame?.data_ref() {
             bytes += data.len();
-            // Where this is vectorised, it costs far less than what it counts.
-            lines += data.iter().filter(|byte| **byte == b'\n').count();
+            lines += data.split(|byte| *byte == b'\n').count() - 1;
         }
     }
     let seconds = begin.elapsed().as_secs_f64();
