@@ -57,9 +57,7 @@ impl<S: Source> Lookups<S> {
     /// under way already is never joined.
     pub async fn many(&self, keys: Vec<S::Key>) -> Result<Vec<Option<S::Value>>, Error> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .try_send(Asked { keys, answer: Some(answer) })
-            .map_err(|_| Error::Overloaded)?;
+        self.queue.try_send(Asked { keys, answer: Some(answer) }).map_err(|_| Error::Overloaded)?;
         answered.await.map_err(|_| Error::Internal("a look-up was given up".to_owned()))?
     }
 

@@ -165,7 +165,8 @@ async fn admit(
     request: Request,
     next: Next,
 ) -> Response {
-    within_limits(&state, request, |request| authorize(&state, &access, request, |request| next.run(request))).await
+    within_limits(&state, request, |request| authorize(&state, &access, request, |request| next.run(request)))
+        .await
 }
 
 /// A bug in a handler costs one answer, not the connection.
