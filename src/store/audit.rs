@@ -1,5 +1,8 @@
 //! The audit trail, newest first.
 
+use std::fmt;
+use std::str::FromStr;
+
 use chrono::{DateTime, Utc};
 use ipnetwork::IpNetwork;
 use sqlx::types::Json;
@@ -27,12 +30,53 @@ pub struct AuditFilter {
     pub request_id: Option<String>,
 }
 
+impl AuditFilter {
+    /// A window of time and nothing else: such a list is walked in the order of time. Ids are not quite in that order, and
+    /// in theirs everything outside the window would have to be passed.
+    fn is_window(&self) -> bool {
+        let Self { customer_id, since, until, action, previous_tier, new_tier, changed_by, ip_address, request_id } =
+            self;
+        (since.is_some() || until.is_some())
+            && customer_id.is_none()
+            && action.is_none()
+            && previous_tier.is_none()
+            && new_tier.is_none()
+            && changed_by.is_none()
+            && ip_address.is_none()
+            && request_id.is_none()
+    }
+}
+
+/// Where an entry stands in a list, whichever its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub timestamp: DateTime<Utc>,
+    pub audit_id: i64,
+}
+
+/// As cursors hold it.
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.timestamp.timestamp_micros(), self.audit_id)
+    }
+}
+
+impl FromStr for Position {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (micros, audit_id) = text.split_once('.').ok_or(())?;
+        let timestamp = micros.parse().ok().and_then(DateTime::from_timestamp_micros).ok_or(())?;
+        Ok(Self { timestamp, audit_id: audit_id.parse().map_err(drop)? })
+    }
+}
+
 impl Store {
     /// A page of entries, newest first, below `before`.
     pub async fn audit_entries(
         &self,
         filter: &AuditFilter,
-        before: Option<i64>,
+        before: Option<Position>,
         limit: i64,
     ) -> Result<Vec<AuditEntry>, Error> {
         Ok(entries(filter, before, limit).build_query_as().fetch_all(&self.reads).await?)
@@ -97,14 +141,23 @@ impl Store {
 }
 
 /// The statement for a page of entries, newest first, below `before`.
-pub(super) fn entries(filter: &AuditFilter, before: Option<i64>, limit: i64) -> QueryBuilder<Postgres> {
+pub(super) fn entries(
+    filter: &AuditFilter,
+    before: Option<Position>,
+    limit: i64,
+) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::<Postgres>::new(
         "select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, \
          on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp \
          from vlaapi.customer_consent_audit where true",
     );
     if let Some(before) = before {
-        query.push(" and audit_id < ").push_bind(before);
+        if filter.is_window() {
+            query.push(" and (timestamp, audit_id) < (").push_bind(before.timestamp);
+            query.push(", ").push_bind(before.audit_id).push(")");
+        } else {
+            query.push(" and audit_id < ").push_bind(before.audit_id);
+        }
     }
     if let Some(customer_id) = filter.customer_id {
         query.push(" and customer_id = ").push_bind(customer_id);
@@ -133,6 +186,7 @@ pub(super) fn entries(filter: &AuditFilter, before: Option<i64>, limit: i64) -> 
     if let Some(request_id) = &filter.request_id {
         query.push(" and request_id = ").push_bind(request_id);
     }
-    query.push(" order by audit_id desc limit ").push_bind(limit);
+    let order = if filter.is_window() { "timestamp desc, audit_id desc" } else { "audit_id desc" };
+    query.push(" order by ").push(order).push(" limit ").push_bind(limit);
     query
 }

@@ -13,7 +13,7 @@ use sqlx::{Decode, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::Store;
-use super::audit::{AuditFilter, entries};
+use super::audit::{AuditFilter, Position, entries};
 use crate::domain::{AnonymizationLevel, ConsentTier};
 use crate::error::Error;
 
@@ -72,7 +72,7 @@ impl Store {
     pub async fn raw_audit_entries(
         &self,
         filter: &AuditFilter,
-        before: Option<i64>,
+        before: Option<Position>,
         limit: usize,
     ) -> Result<RawPage, Error> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -89,9 +89,10 @@ impl RawPage {
         self.0.is_empty()
     }
 
-    /// The id of the last entry, below which the next page begins.
-    pub fn last_id(&self) -> Result<Option<i64>, Error> {
-        self.0.last().map(|row| column(row, 0)).transpose()
+    /// Where the last entry stands, below which the next page begins.
+    pub fn end(&self) -> Result<Option<Position>, Error> {
+        let position = |row| Ok(Position { timestamp: column(row, 14)?, audit_id: column(row, 0)? });
+        self.0.last().map(position).transpose()
     }
 
     /// Some of the entries, by their places.

@@ -17,7 +17,7 @@ use crate::http::extract::{Caller, PathAuditId, PathId};
 use crate::http::input::{Params, choice, network, nonempty, time, uuid};
 use crate::http::problem::Problem;
 use crate::http::spec::{ReadProblems, UnknownCustomer};
-use crate::store::audit::AuditFilter;
+use crate::store::audit::{AuditFilter, Position};
 
 /// Which entries.
 #[derive(Debug, IntoParams)]
@@ -95,7 +95,8 @@ pub async fn list_customer_audit(
 
 /// The audit trail of all customers
 ///
-/// All changes of all customers' consents, newest first. A customer's key sees that customer's alone. With
+/// All changes of all customers' consents, newest first: by their ids, or by their times where a window of time is all that
+/// is asked for. A customer's key sees that customer's alone. With
 /// `Accept: text/csv` or `application/x-ndjson` the whole result is streamed as a download, and `limit` and `cursor` are
 /// not taken.
 #[utoipa::path(
@@ -145,7 +146,8 @@ async fn entries(
     let paging = Paging::read(&mut params, &state.cursors, uri);
     params.finish()?;
     let entries = state.store.audit_entries(&filter, paging.position, paging.fetch()).await?;
-    Ok(paging.page(&state.cursors, entries, |entry: &AuditEntry| entry.audit_id))
+    let position = |entry: &AuditEntry| Position { timestamp: entry.timestamp, audit_id: entry.audit_id };
+    Ok(paging.page(&state.cursors, entries, position))
 }
 
 /// One audit entry

@@ -126,7 +126,7 @@ impl Pages {
 
     fn read_ahead(&mut self) -> Result<(), Error> {
         let full = self.page.len() == PAGE;
-        if let Some(before) = self.page.last_id()?.filter(|_| full) {
+        if let Some(before) = self.page.end()?.filter(|_| full) {
             let (store, filter) = (self.store.clone(), self.filter.clone());
             self.next = Some(AbortOnDropHandle::new(tokio::spawn(async move {
                 store.raw_audit_entries(&filter, Some(before), PAGE).await
