@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use consentd::cache::table::{Table, Update};
 use consentd::domain::{
     AnonymizationLevel, Consent, ConsentRecord, ConsentTier, HeldPermissions, LogEntry, LogEvent,
     PersonalField, Proposal, Salted, Source, decide,
@@ -100,4 +101,16 @@ fn commitments(bencher: Bencher) {
     bencher.bench(|| black_box(&entry).commitments());
 }
 
-// The read of a customer from memory has its place here.
+/// A customer among a million, as it is read from memory: most reads miss the processor's caches.
+#[divan::bench]
+fn read_from_memory(bencher: Bencher) {
+    let table = Table::new(1_000_000);
+    for customer in 0..1_000_000_u128 {
+        table.update(customer, |_| false, |_| Update::Put([1; 6]));
+    }
+    let mut customer = 0_u128;
+    bencher.bench_local(|| {
+        customer = (customer + 611_953) % 1_000_000;
+        black_box(table.read(customer))
+    });
+}
