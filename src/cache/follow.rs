@@ -117,7 +117,8 @@ impl Follower {
     ) -> Result<bool, Error> {
         let before = Moment::now();
         let missing: Vec<i64> = position.missing.iter().copied().collect();
-        let entries = listener.entries_after(position.newest, &missing, BATCH).await?;
+        let mut entries = listener.entries_after(position.newest, &missing, BATCH).await?;
+        entries.sort_unstable_by_key(|entry| entry.audit_id);
         let passed = position.newest;
         for entry in &entries {
             position.pass(entry)?;

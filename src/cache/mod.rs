@@ -57,15 +57,13 @@ impl Cache {
         }
     }
 
-    /// A customer was made, or is active from now on, or not any more.
-    pub fn customer_changed(&self, customer_id: Uuid) {
+    /// There is a new customer.
+    pub fn customer_created(&self, customer_id: Uuid) {
         self.consents.forget(customer_id);
-        self.keys.forget_all();
         self.hints.tell(Hint::Customers);
-        self.hints.tell(Hint::Keys);
     }
 
-    /// An API key was revoked or given an end.
+    /// An API key was revoked or given an end, or its customer has other limits or is not active any more.
     pub fn keys_changed(&self) {
         self.keys.forget_all();
         self.hints.tell(Hint::Keys);

@@ -3,6 +3,7 @@
 //! Nothing here reads a path, a query, a header's value (but the request id and the trace) or a body: they hold
 //! personal data. A request is known by its route's template.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,15 +11,17 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::Response;
 use opentelemetry::propagation::Extractor;
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{RngCore as _, SeedableRng as _};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::domain::Principal;
 use crate::telemetry::{self, ActiveRequest};
 
-const REQUEST_ID: &str = "x-request-id";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_ID: usize = 128;
 
 /// Asked for every inference: a line for each would cost more than the answer. They are in the metrics.
@@ -68,8 +71,27 @@ impl RequestId {
                 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
         };
         let theirs = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(sane);
-        Self(theirs.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned))
+        Self(theirs.map_or_else(|| new_id().to_string(), str::to_owned))
     }
+}
+
+thread_local! {
+    static RANDOM: RefCell<Xoshiro256PlusPlus> = RefCell::new(seeded());
+}
+
+/// A UUID of version 7. It names a request and is no secret: asking the system for randomness each time costs more than
+/// looking up a consent.
+fn new_id() -> Uuid {
+    let mut random = [0; 10];
+    RANDOM.with_borrow_mut(|source| source.fill_bytes(&mut random));
+    let (seconds, nanoseconds) = Timestamp::now(NoContext).to_unix();
+    let milliseconds = seconds * 1000 + u64::from(nanoseconds / 1_000_000);
+    uuid::Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid()
+}
+
+fn seeded() -> Xoshiro256PlusPlus {
+    // Without randomness ids may repeat those of another thread, which merely makes a log harder to read.
+    Xoshiro256PlusPlus::seed_from_u64(getrandom::u64().unwrap_or_default())
 }
 
 /// The log line of one request. A request whose client hangs up is dropped where it stands, and says so by itself.

@@ -34,8 +34,17 @@ impl AuditFilter {
     /// A window of time and nothing else: such a list is walked in the order of time. Ids are not quite in that order, and
     /// in theirs everything outside the window would have to be passed.
     fn is_window(&self) -> bool {
-        let Self { customer_id, since, until, action, previous_tier, new_tier, changed_by, ip_address, request_id } =
-            self;
+        let Self {
+            customer_id,
+            since,
+            until,
+            action,
+            previous_tier,
+            new_tier,
+            changed_by,
+            ip_address,
+            request_id,
+        } = self;
         (since.is_some() || until.is_some())
             && customer_id.is_none()
             && action.is_none()
@@ -141,11 +150,7 @@ impl Store {
 }
 
 /// The statement for a page of entries, newest first, below `before`.
-pub(super) fn entries(
-    filter: &AuditFilter,
-    before: Option<Position>,
-    limit: i64,
-) -> QueryBuilder<Postgres> {
+pub(super) fn entries(filter: &AuditFilter, before: Option<Position>, limit: i64) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::<Postgres>::new(
         "select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, \
          on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp \

@@ -172,7 +172,7 @@ pub async fn create_customer(
         })
         .await;
     if let Some(customer_id) = customer_id {
-        cache.customer_changed(customer_id);
+        cache.customer_created(customer_id);
     }
     created
 }
@@ -273,7 +273,7 @@ pub async fn change_customer(
     let now = (state.clock)();
     let customer = detached(async move {
         let customer = ops::customers::change(&state.store, customer_id, &body.value, now).await?;
-        state.cache.customer_changed(customer_id);
+        state.cache.keys_changed();
         Ok(customer)
     })
     .await?;
