@@ -22,44 +22,67 @@ const EXPORTS: usize = 4;
 /// Places for reads, for writes and for exports, counted apart: a flood of one does not starve the others.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    reads: Arc<Semaphore>,
-    writes: Arc<Semaphore>,
-    exports: Arc<Semaphore>,
+    reads: Budget,
+    writes: Budget,
+    exports: Budget,
+}
+
+/// As many may wait as have a place. Whoever came behind them would wait in vain, and those who do so in their thousands
+/// take the time in which others could be served: they are refused at once.
+#[derive(Clone, Debug)]
+struct Budget {
+    kind: &'static str,
+    places: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
 }
 
 impl Gate {
     pub fn new(reads: usize, writes: usize, read_connections: u32) -> Self {
-        let budget = |places: usize| Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)));
         let exports = EXPORTS.min(read_connections as usize / 2);
-        Self { reads: budget(reads), writes: budget(writes), exports: budget(exports) }
+        Self {
+            reads: Budget::new("read", reads),
+            writes: Budget::new("write", writes),
+            exports: Budget::new("export", exports),
+        }
     }
 
     /// A place for a read; `None` when none came free in time.
     pub async fn read(&self) -> Option<Place> {
-        enter(&self.reads, "read").await
+        self.reads.enter().await
     }
 
     /// A place for a write; `None` when none came free in time.
     pub async fn write(&self) -> Option<Place> {
-        enter(&self.writes, "write").await
+        self.writes.enter().await
     }
 
     /// A place for an export, to be kept until its last byte; `None` when none came free in time.
     pub async fn export(&self) -> Option<Place> {
-        enter(&self.exports, "export").await
+        self.exports.enter().await
     }
 }
 
-async fn enter(budget: &Arc<Semaphore>, kind: &'static str) -> Option<Place> {
-    if let Ok(permit) = Arc::clone(budget).try_acquire_owned() {
-        return Some(Place(permit));
+impl Budget {
+    fn new(kind: &'static str, places: usize) -> Self {
+        let semaphore = || Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { kind, places: semaphore(), turns: semaphore() }
     }
-    let permit = timeout(PATIENCE, Arc::clone(budget).acquire_owned()).await;
-    let place = permit.ok().and_then(Result::ok).map(Place);
-    if place.is_none() {
-        telemetry::refused_for_overload(kind);
+
+    async fn enter(&self) -> Option<Place> {
+        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
+            return Some(Place(permit));
+        }
+        let place = self.wait().await.map(Place);
+        if place.is_none() {
+            telemetry::refused_for_overload(self.kind);
+        }
+        place
     }
-    place
+
+    async fn wait(&self) -> Option<OwnedSemaphorePermit> {
+        let _turn = self.turns.try_acquire().ok()?;
+        timeout(PATIENCE, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
+    }
 }
 
 /// Seconds for `Retry-After`: spread out, so that those who are refused together do not come back together.

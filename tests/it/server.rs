@@ -270,6 +270,9 @@ async fn reads_and_writes_have_budgets_of_their_own_and_wait_a_tenth_of_a_second
         async move { gate.read().await.is_some() }
     });
     sleep(Duration::from_millis(20)).await;
+    let started = Instant::now();
+    assert!(gate.read().await.is_none());
+    assert!(started.elapsed() < Duration::from_millis(50), "no more wait than have a place");
     drop(reading);
     assert!(next.await.unwrap(), "whoever waits gets the place that comes free");
     let waits: Vec<u64> = (0..100).map(|_| retry_after()).collect();

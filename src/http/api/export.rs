@@ -136,7 +136,8 @@ impl Pages {
     }
 }
 
-/// As serde writes an [`AuditEntry`](crate::domain::AuditEntry), to the byte, which takes it twice as long.
+/// To the byte as serde writes an [`AuditEntry`](crate::domain::AuditEntry), without looking at every name for what must be
+/// escaped.
 fn ndjson(bytes: &mut Vec<u8>, page: &RawPage, places: Range<usize>) -> Result<(), Error> {
     for entry in page.entries(places) {
         object(bytes, &entry?).map_err(|error| Error::Internal(error.to_string()))?;
