@@ -230,11 +230,17 @@ impl Shelf {
         }
     }
 
+    /// What is held, and the session that counts, where memory was found fresh. In this order: whatever the follower had
+    /// caught up with then is in what is read after. What was read before may lack it, were the reader interrupted.
+    fn current(&self, customer_id: Uuid, fresh: bool) -> Option<(Held, u32)> {
+        let session = fresh.then(|| self.freshness.session())?;
+        Some((self.read(customer_id)?, session))
+    }
+
     /// What is held and can be trusted like the database itself.
     fn trusted(&self, customer_id: Uuid, min_version: i32) -> Option<Known> {
         let now = Moment::now();
-        let session = self.freshness.session();
-        let known = self.read(customer_id).filter(|_| self.freshness.is_fresh(now)).and_then(|held| {
+        let known = self.current(customer_id, self.freshness.is_fresh(now)).and_then(|(held, session)| {
             if held.is_record(session) {
                 (held.version() >= min_version).then(|| Some(held.permissions(customer_id)))
             } else {
@@ -248,11 +254,9 @@ impl Shelf {
     }
 
     fn whole(&self, customer_id: Uuid, min_version: i32) -> Option<ConsentRecord> {
-        let session = self.freshness.session();
-        let held = self.read(customer_id)?;
-        let current = self.freshness.is_fresh(Moment::now()) && held.is_record(session);
-        let record = (current && held.version() >= min_version).then_some(held)?;
-        record.whole(customer_id, &self.policies)
+        let (held, session) = self.current(customer_id, self.freshness.is_fresh(Moment::now()))?;
+        let current = held.is_record(session) && held.version() >= min_version;
+        current.then(|| held.whole(customer_id, &self.policies))?
     }
 
     /// What a look-up that was answered, or failed, says of a customer.
@@ -271,13 +275,14 @@ impl Shelf {
                 Ok(Known { record, trust: Trust::Current })
             }
             Err(Error::Unavailable(why)) => {
+                // Before memory is read, as in `current`.
+                let trust =
+                    if self.freshness.may_say_yes(Moment::now()) { Trust::Stale } else { Trust::Outdated };
                 let session = self.freshness.session();
                 let held = self.read(customer_id).filter(|held| held.is_record(session));
                 let held = held.filter(|held| held.version() >= min_version);
                 let held = held.ok_or(Error::Unavailable(why))?;
                 self.stale.fetch_add(1, Relaxed);
-                let trust =
-                    if self.freshness.may_say_yes(Moment::now()) { Trust::Stale } else { Trust::Outdated };
                 Ok(Known { record: Some(held.permissions(customer_id)), trust })
             }
             Err(error) => Err(error),

@@ -82,7 +82,7 @@ impl Freshness {
     }
 
     /// Everything that was committed before this moment has been followed.
-    pub(super) fn caught_up(&self, at: Moment) {
+    pub fn caught_up(&self, at: Moment) {
         self.caught_up.store(at.to_bits(), Release);
     }
 }

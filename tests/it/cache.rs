@@ -1,8 +1,15 @@
 //! What is answered from memory: never older than promised, whatever changes it and whatever breaks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::time::{Duration, Instant};
 
+use consentd::cache::consents::Trust;
+use consentd::cache::freshness::Moment;
+use consentd::cache::{Bounds, Cache};
+use consentd::store::Store;
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -414,4 +421,56 @@ async fn a_stampede_costs_few_statements_and_everybody_is_answered() {
     }
     let statements = service.cache.consents.uses().statements - before;
     assert!((1..=20).contains(&statements), "{statements} statements for one customer");
+}
+
+/// A reader may be interrupted at any place: what he has read before memory caught up is not as new as what it caught
+/// up with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_before_memory_caught_up_is_not_taken_for_fresh() {
+    const READERS: usize = 8;
+    let service = Service::start().await;
+    let customer = service.customer().await;
+    service.put(customer, &images()).send().await.expect(201);
+    let proxy = Proxy::before(&service.login).await;
+    let store = Store::new(&proxy.options(&service.login), 1, 1);
+    let cache = Cache::new(&store, Bounds { customers: 10, max_stale: Duration::from_secs(5) });
+    let known = cache.consents.known(customer, 0).await.expect("it is looked up");
+    let mut record = known.record.expect("a consent");
+    // From now on memory alone can answer.
+    proxy.cut();
+    let (due, stop) = (AtomicI32::new(record.version), AtomicBool::new(false));
+    let read = || {
+        let (mut answers, mut late) = (0_u64, 0_u64);
+        while !stop.load(Relaxed) {
+            let due = due.load(Acquire);
+            if let Some(Ok(known)) = cache.consents.known(customer, 0).now_or_never()
+                && known.trust != Trust::Outdated
+            {
+                answers += 1;
+                late += u64::from(known.record.is_none_or(|record| record.version < due));
+            }
+        }
+        (answers, late)
+    };
+    let (answers, late) = tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            let readers = [(); READERS].map(|()| scope.spawn(read));
+            let until = Instant::now() + Duration::from_secs(2);
+            while Instant::now() < until {
+                // It caught up long ago: nobody may answer with what it holds.
+                cache.freshness.caught_up(Moment::from_bits(1));
+                record.version += 1;
+                due.store(record.version, Release);
+                std::thread::sleep(Duration::from_micros(20));
+                cache.consents.written(&record);
+                cache.freshness.caught_up(Moment::now());
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            stop.store(true, Relaxed);
+            let counts = readers.map(|reader| reader.join().expect("a reader ends"));
+            counts.into_iter().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1))
+        })
+    });
+    assert!(answers > 1000, "{answers} answers from memory");
+    assert_eq!(late, 0, "of {answers} answers from memory");
 }
