@@ -191,6 +191,7 @@ pub struct TelemetryConfig {
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Serving")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct ServeConfig {
     /// The address to listen on
     #[arg(long, env = "CONSENTD_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]

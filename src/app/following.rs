@@ -47,10 +47,10 @@ pub(super) async fn warm(store: Store, cache: Arc<Cache>, customers: usize, stop
     match all {
         Ok(true) => tracing::info!(held, took_ms, "all consents are in memory"),
         Ok(false) => {
-            tracing::warn!(held, took_ms, "memory is full: raise --cache-customers to hold all consents")
+            tracing::warn!(held, took_ms, "memory is full: raise --cache-customers to hold all consents");
         }
         Err(error) => {
-            tracing::warn!(%error, held, "memory is not filled: consents come in as they are asked for")
+            tracing::warn!(%error, held, "memory is not filled: consents come in as they are asked for");
         }
     }
 }

@@ -149,10 +149,10 @@ impl Consents {
 
     /// This replica has written a consent: call it before anybody is answered.
     pub fn written(&self, record: &ConsentRecord) {
-        let shelf = &*self.shelf;
-        let session = shelf.freshness.session();
-        let held = Held::record(record, session, &shelf.policies);
-        shelf.update(record.customer_id, |current| match current {
+        let shared = &*self.shelf;
+        let session = shared.freshness.session();
+        let held = Held::record(record, session, &shared.policies);
+        shared.update(record.customer_id, |current| match current {
             // An older consent has missed no change but this one: that which follows is learned of later.
             Some(current) if current.is_record(session) && current.version() < record.version => {
                 Update::Put(held.pack())
@@ -202,13 +202,13 @@ impl Consents {
     }
 
     pub fn uses(&self) -> Uses {
-        let shelf = &*self.shelf;
+        let shared = &*self.shelf;
         Uses {
-            hits: shelf.hits.load(Relaxed),
-            misses: shelf.misses.load(Relaxed),
-            stale: shelf.stale.load(Relaxed),
-            statements: shelf.statements.load(Relaxed),
-            evictions: shelf.evictions.load(Relaxed),
+            hits: shared.hits.load(Relaxed),
+            misses: shared.misses.load(Relaxed),
+            stale: shared.stale.load(Relaxed),
+            statements: shared.statements.load(Relaxed),
+            evictions: shared.evictions.load(Relaxed),
         }
     }
 }
@@ -302,27 +302,27 @@ impl Source for Asked {
     type Value = ConsentRecord;
 
     async fn look_up(&mut self, customers: Arc<[Uuid]>) -> Result<Vec<(Uuid, ConsentRecord)>, Error> {
-        let shelf = &*self.shelf;
-        let session = shelf.freshness.session();
-        let arrivals = shelf.arrivals.load(Acquire);
+        let shared = &*self.shelf;
+        let session = shared.freshness.session();
+        let arrivals = shared.arrivals.load(Acquire);
         for customer_id in customers.iter() {
-            shelf.update(*customer_id, |current| match current {
+            shared.update(*customer_id, |current| match current {
                 Some(current) if current.is_record(session) => Update::Leave,
                 _ => Update::Put(Held::awaited(session).pack()),
             });
         }
         let asked_at = Moment::now();
-        shelf.statements.fetch_add(1, Relaxed);
+        shared.statements.fetch_add(1, Relaxed);
         let found = self.session.consents_of(Arc::clone(&customers)).await;
         let records: Vec<(Uuid, ConsentRecord)> =
             found?.into_iter().map(|record| (record.customer_id, record)).collect();
         for (customer_id, record) in &records {
-            shelf.update(*customer_id, |current| match current {
-                Some(current) if current.is_awaited(session) && session == shelf.freshness.session() => {
-                    Update::Put(Held::record(record, session, &shelf.policies).pack())
+            shared.update(*customer_id, |current| match current {
+                Some(current) if current.is_awaited(session) && session == shared.freshness.session() => {
+                    Update::Put(Held::record(record, session, &shared.policies).pack())
                 }
                 Some(current) if current.is_record(session) && current.version() < record.version => {
-                    Update::Put(Held::record(record, session, &shelf.policies).pack())
+                    Update::Put(Held::record(record, session, &shared.policies).pack())
                 }
                 _ => Update::Leave,
             });
@@ -330,7 +330,7 @@ impl Source for Asked {
         if records.len() < customers.len() {
             let known: HashSet<Uuid> = records.iter().map(|(customer_id, _)| *customer_id).collect();
             for customer_id in customers.iter().filter(|id| !known.contains(*id)) {
-                shelf.update(*customer_id, |current| match current {
+                shared.update(*customer_id, |current| match current {
                     Some(current) if current.is_awaited(session) => {
                         Update::Put(Held::unknown(session, arrivals, asked_at).pack())
                     }

@@ -131,7 +131,7 @@ impl Held {
     /// The whole record; `None` where the policy's version is not held.
     pub fn whole(self, customer_id: Uuid, policies: &Policies) -> Option<ConsentRecord> {
         let number = u16::try_from(self.bits(POLICY, 16)).unwrap_or(NOT_HELD);
-        let policy_version = policies.name(number)?;
+        let policy_version = policies.name(number).ok()?;
         Some(ConsentRecord { policy_version, ..self.permissions(customer_id) })
     }
 }
@@ -144,38 +144,47 @@ const MAX_POLICIES: usize = 4096;
 /// The versions of policies, each held once.
 #[derive(Debug, Default)]
 pub struct Policies {
-    held: RwLock<(Vec<Arc<str>>, HashMap<Arc<str>, u16>)>,
+    held: RwLock<Names>,
 }
+
+#[derive(Debug, Default)]
+struct Names {
+    list: Vec<Arc<str>>,
+    numbers: HashMap<Arc<str>, u16>,
+}
+
+/// The version of a policy is none of those that are held.
+#[derive(Debug)]
+struct NotHeld;
 
 impl Policies {
     fn number(&self, name: Option<&str>) -> u16 {
         let Some(name) = name else { return NO_POLICY };
-        if let Some(number) = self.held.read().unwrap_or_else(PoisonError::into_inner).1.get(name) {
+        if let Some(number) = self.held.read().unwrap_or_else(PoisonError::into_inner).numbers.get(name) {
             return *number;
         }
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        let (names, numbers) = &mut *held;
-        if let Some(number) = numbers.get(name) {
+        if let Some(number) = held.numbers.get(name) {
             return *number;
         }
-        if names.len() >= MAX_POLICIES {
+        if held.list.len() >= MAX_POLICIES {
             return NOT_HELD;
         }
         let name: Arc<str> = name.into();
-        names.push(Arc::clone(&name));
-        let number = u16::try_from(names.len()).unwrap_or(NOT_HELD);
-        numbers.insert(name, number);
+        held.list.push(Arc::clone(&name));
+        let number = u16::try_from(held.list.len()).unwrap_or(NOT_HELD);
+        held.numbers.insert(name, number);
         number
     }
 
-    /// `None`: it is not held.
-    fn name(&self, number: u16) -> Option<Option<String>> {
+    fn name(&self, number: u16) -> Result<Option<String>, NotHeld> {
         match number {
-            NO_POLICY => Some(None),
-            NOT_HELD => None,
+            NO_POLICY => Ok(None),
+            NOT_HELD => Err(NotHeld),
             number => {
                 let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-                held.0.get(usize::from(number) - 1).map(|name| Some(name.as_ref().to_owned()))
+                let name = held.list.get(usize::from(number) - 1).ok_or(NotHeld)?;
+                Ok(Some(name.as_ref().to_owned()))
             }
         }
     }

@@ -152,11 +152,11 @@ impl Source for Asked {
     type Value = Authenticated;
 
     async fn look_up(&mut self, hashes: Arc<[String]>) -> Result<Vec<(String, Authenticated)>, Error> {
-        let shelf = &*self.shelf;
-        let news = shelf.news.load(Acquire);
+        let shared = &*self.shelf;
+        let news = shared.news.load(Acquire);
         let asked_at = Moment::now();
         let found = self.session.authenticate(Arc::clone(&hashes)).await;
-        let mut keys = shelf.write();
+        let mut keys = shared.write();
         let found = match found {
             Ok(found) => found,
             Err(error) => {
@@ -170,7 +170,7 @@ impl Source for Asked {
         for hash in hashes.iter() {
             keys.remove(hash);
         }
-        if news == shelf.news.load(Acquire) {
+        if news == shared.news.load(Acquire) {
             if keys.len() + found.len() > MAX_KEYS {
                 keys.retain(|_, key| asked_at.since(key.asked_at) < GOOD_FOR);
             }

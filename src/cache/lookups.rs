@@ -14,18 +14,18 @@ const QUEUE: usize = 4096;
 /// About how many keys one statement asks for.
 const BATCH: usize = 2000;
 
+/// What was found.
+pub type Found<S> = Vec<(<S as Source>::Key, <S as Source>::Value)>;
+
 type Answer<V> = Result<Vec<Option<V>>, Error>;
 
 /// What is looked up, and where.
-pub trait Source: Send + 'static {
+pub trait Source: Sized + Send + 'static {
     type Key: Clone + Eq + Hash + Send + Sync;
     type Value: Clone + Send;
 
     /// The values of those of these keys which have one.
-    fn look_up(
-        &mut self,
-        keys: Arc<[Self::Key]>,
-    ) -> impl Future<Output = Result<Vec<(Self::Key, Self::Value)>, Error>> + Send;
+    fn look_up(&mut self, keys: Arc<[Self::Key]>) -> impl Future<Output = Result<Found<Self>, Error>> + Send;
 }
 
 /// The way in.

@@ -81,6 +81,10 @@ impl Table {
         (0..PARTS).map(|part| self.lock(part).held).sum()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// How many bytes the keys that are held take, their share of what is free included: a full table is 85 % keys.
     pub fn bytes(&self) -> usize {
         self.len() * BUCKET_WORDS * size_of::<u64>() * 100 / (WAYS * FULL)
@@ -227,7 +231,7 @@ impl Table {
         let part = usize::try_from(hash % PARTS as u64).unwrap_or_default();
         let bucket = |hash: u64| {
             // A share of 32 bits becomes a share of the buckets (Lemire, "Fast random integer generation", 2019).
-            let share = (hash & 0xffff_ffff) * self.buckets_per_part as u64 >> 32;
+            let share = ((hash & 0xffff_ffff) * self.buckets_per_part as u64) >> 32;
             (part * self.buckets_per_part + usize::try_from(share).unwrap_or_default()) * BUCKET_WORDS
         };
         let tag = u8::try_from(hash >> 6 & 0xff).unwrap_or_default().max(1);

@@ -26,7 +26,7 @@ use crate::service::{Answer, Service, consent};
 
 const CLIENTS: usize = 32;
 const CUSTOMERS: usize = 20;
-const OPERATIONS: i64 = 40_000;
+const OPERATIONS: i64 = 100_000;
 const SOAK_OPERATIONS: i64 = 1_000_000;
 /// How long clients ask while something breaks.
 const DISTURBED_FOR: Duration = Duration::from_secs(7);

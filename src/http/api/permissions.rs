@@ -64,16 +64,13 @@ pub async fn get_permissions(
     let known = state.cache.consents.known(customer_id, min_version).await?;
     // The clock is read after the record: an end that came in between counts.
     let held = judge(customer_id, &known, (state.clock)());
-    let (body, denial) = match check {
-        Some(permission) => {
-            let check = held.check(permission);
-            let denial = check.is_denial();
-            (PermissionsOrCheck::One(check), denial)
-        }
-        None => {
-            let denial = held.is_denial();
-            (PermissionsOrCheck::All(held), denial)
-        }
+    let body = match check {
+        Some(permission) => PermissionsOrCheck::One(held.check(permission)),
+        None => PermissionsOrCheck::All(held),
+    };
+    let denial = match &body {
+        PermissionsOrCheck::One(check) => check.is_denial(),
+        PermissionsOrCheck::All(held) => held.is_denial(),
     };
     must_be_supported(&known, denial)?;
     Ok(answer(StatusCode::OK, &body))

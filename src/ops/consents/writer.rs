@@ -308,7 +308,9 @@ impl Lane {
             }
             Err(Failure::Unknown(why)) => {
                 tracing::warn!(items = batch.len(), why, "whether a batch was committed is not known");
-                batch.iter().for_each(|item| consents.forget(item.request.customer_id));
+                for item in batch {
+                    consents.forget(item.request.customer_id);
+                }
             }
             Err(_) => {}
         }
