@@ -112,11 +112,7 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry, StartError> {
     let log_lines = log_layer(config.log_format)
         .with_filter(wanted.and(filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE)));
     // Fails only where a subscriber is set already, and then that one stays.
-    let _ = match spans {
-        Some(spans) => tracing_subscriber::registry().with(log_lines).with(spans).try_init(),
-        // An absent layer would have every span made, for nobody.
-        None => tracing_subscriber::registry().with(log_lines).try_init(),
-    };
+    let _ = tracing_subscriber::registry().with(log_lines).with(spans).try_init();
     Ok(Telemetry { traces, metrics: Metrics::install() })
 }
 

@@ -97,7 +97,8 @@ async fn the_database_may_go_away_and_come_back() {
     let mut cluster = OwnCluster::start().await;
     let service = Service::on(cluster.owner.clone(), &cluster.service).await;
     let customer = service.customer().await;
-    service.put(customer, &json!({"consent_tier": "basic"})).send().await.expect(201);
+    let granted = |policy: &str| json!({"consent_tier": "research", "can_store_images": true, "policy_version": policy});
+    service.put(customer, &granted("first")).send().await.expect(201);
     for gone in ["killed", "stopped"] {
         if gone == "killed" {
             cluster.kill().await;
@@ -125,11 +126,7 @@ async fn the_database_may_go_away_and_come_back() {
             assert!(back.elapsed() < Duration::from_secs(5), "not back to work");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        service
-            .put(customer, &json!({"consent_tier": "basic", "policy_version": gone}))
-            .send()
-            .await
-            .expect(200);
+        service.put(customer, &granted(gone)).send().await.expect(200);
     }
     let versions: Vec<_> =
         service.trail(customer).await.iter().map(|entry| entry["version"].clone()).collect();
