@@ -115,7 +115,7 @@ docker-lint: $(PYTHON_TOOLS) ## The Dockerfile
 ##@ What takes minutes
 
 .PHONY: soak
-soak: ## The long tests: crashes, attacks on 100,000 entries
+soak: ## The long tests: crashes, attacks on 100,000 entries, a million operations on three replicas
 	@.ci/with-postgres $(CARGO) run --quiet --locked --example with_test_cluster -- \
 	  $(CARGO) nextest run --locked --no-fail-fast --run-ignored only soak_
 

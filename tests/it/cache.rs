@@ -17,8 +17,8 @@ use uuid::Uuid;
 use crate::proxy::Proxy;
 use crate::service::{Service, consent};
 
-/// By when every replica has seen a change.
-const SOON: Duration = Duration::from_secs(1);
+/// By when every replica has seen a change: a second, and what a busy machine adds to that.
+const SOON: Duration = Duration::from_millis(1500);
 
 fn images() -> Value {
     json!({"consent_tier": "research", "can_store_images": true})
@@ -288,6 +288,8 @@ async fn without_the_database_a_yes_lasts_for_the_staleness_that_is_allowed_and_
     let (allowed, refused) = (here.customer().await, here.customer().await);
     here.put(allowed, &images()).send().await.expect(201);
     here.put(refused, &json!({"consent_tier": "basic"})).send().await.expect(201);
+    // A look-up that is under way while its change is followed is not kept.
+    sleep(Duration::from_millis(300)).await;
     assert!(may_store_images(&there, allowed).await);
     assert!(!may_store_images(&there, refused).await);
     proxy.cut();
@@ -340,6 +342,7 @@ async fn a_database_that_hangs_is_noticed_and_a_withdrawal_is_not_missed() {
     let (here, proxy, there) = behind_a_proxy().await;
     let customer = here.customer().await;
     here.put(customer, &images()).send().await.expect(201);
+    sleep(Duration::from_millis(300)).await;
     assert!(may_store_images(&there, customer).await);
     proxy.hang();
     here.call("DELETE", &consent(customer)).send().await.expect(200);
