@@ -20,11 +20,12 @@ impl Sealer {
         let mut transaction = self.store.begin().await?;
         let Some(log) = sealing::lead(&mut transaction).await? else { return Ok(()) };
         if log.log_id != self.seen.log_id || log.fork.is_some() {
-            return Ok(());
+            return Ok(transaction.rollback().await?);
         }
         let (queued, oldest) = sealing::take_pending(&mut transaction, BATCH).await?;
         if queued.is_empty() {
-            return Ok(());
+            // At once: a transaction that is merely dropped keeps the log's row until the session is used again.
+            return Ok(transaction.rollback().await?);
         }
         let sealed: HashSet<i64> =
             sealing::sealed_among(&mut transaction, &queued).await?.into_iter().collect();
