@@ -1,9 +1,12 @@
 //! Erasing personal fields: what is to go, taking it away, and making room in the files.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::Store;
@@ -316,6 +319,30 @@ pub enum Vacuumed {
     Freed,
 }
 
+/// How long the transactions are waited for that run since before an erasure.
+const OUTLASTED: Duration = Duration::from_secs(30);
+
+/// Every snapshot, however short and new, keeps for a moment what the oldest transaction of the cluster may still see; a
+/// table that is written anew just then takes old versions of rows along.
+async fn outlast_transactions(connection: &mut PgConnection) -> Result<(), Error> {
+    let newest: String = sqlx::query_scalar("select pg_snapshot_xmax(pg_current_snapshot())::text")
+        .fetch_one(&mut *connection)
+        .await?;
+    let since = Instant::now();
+    while since.elapsed() < OUTLASTED {
+        let over: bool =
+            sqlx::query_scalar("select pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8")
+                .bind(&newest)
+                .fetch_one(&mut *connection)
+                .await?;
+        if over {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
 /// Makes what was erased go from the tables' files too, as their owner. `VACUUM` alone frees the space and leaves the bytes
 /// where they are until something is written over them; `VACUUM FULL` writes the table anew, and locks it meanwhile.
 /// The planner keeps values too, the frequent ones of each column: they are taken anew, and their table written anew.
@@ -326,6 +353,7 @@ pub async fn vacuum(owner: &PgConnectOptions) -> Result<Vacuumed, Error> {
     sqlx::query!("select pg_advisory_lock(hashtextextended('consentd files', 0))")
         .fetch_one(&mut connection)
         .await?;
+    outlast_transactions(&mut connection).await?;
     sqlx::raw_sql("set lock_timeout = '2s'").execute(&mut connection).await?;
     let mut done = Vacuumed::Rewritten;
     for table in ["vlaapi.customer_consent_audit", "vlaapi.audit_events", "vlaapi.customers"] {
