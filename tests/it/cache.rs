@@ -41,6 +41,11 @@ async fn answers_soon(service: &Service, customer: Uuid, allowed: bool) {
     }
 }
 
+/// Lets the follower pass what was written: a look-up that is under way while its change is followed is not kept.
+async fn followed() {
+    sleep(Duration::from_millis(300)).await;
+}
+
 /// A second replica on the database of the first.
 async fn beside(first: &Service) -> Service {
     Service::following(first.owner.clone(), &first.login).await
@@ -51,6 +56,7 @@ async fn what_was_asked_once_is_answered_from_memory() {
     let service = Service::start_following().await;
     let customer = service.customer().await;
     service.put(customer, &images()).send().await.expect(201);
+    followed().await;
     assert!(may_store_images(&service, customer).await);
     let before = service.cache.consents.uses();
     for _ in 0..50 {
@@ -288,8 +294,7 @@ async fn without_the_database_a_yes_lasts_for_the_staleness_that_is_allowed_and_
     let (allowed, refused) = (here.customer().await, here.customer().await);
     here.put(allowed, &images()).send().await.expect(201);
     here.put(refused, &json!({"consent_tier": "basic"})).send().await.expect(201);
-    // A look-up that is under way while its change is followed is not kept.
-    sleep(Duration::from_millis(300)).await;
+    followed().await;
     assert!(may_store_images(&there, allowed).await);
     assert!(!may_store_images(&there, refused).await);
     proxy.cut();
@@ -342,7 +347,7 @@ async fn a_database_that_hangs_is_noticed_and_a_withdrawal_is_not_missed() {
     let (here, proxy, there) = behind_a_proxy().await;
     let customer = here.customer().await;
     here.put(customer, &images()).send().await.expect(201);
-    sleep(Duration::from_millis(300)).await;
+    followed().await;
     assert!(may_store_images(&there, customer).await);
     proxy.hang();
     here.call("DELETE", &consent(customer)).send().await.expect(200);
