@@ -63,7 +63,7 @@ pub enum Error {
     IdempotencyKeyReused,
     #[error("the first request with this Idempotency-Key is still in progress")]
     IdempotencyInProgress,
-    #[error("too much is waiting to be written")]
+    #[error("too much is waiting already")]
     Overloaded,
     #[error("the database is not available: {0}")]
     Unavailable(String),

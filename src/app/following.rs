@@ -31,7 +31,7 @@ pub(super) async fn follow(store: Store, cache: Arc<Cache>, stop: CancellationTo
 
 /// Tells the other replicas of what this one changes.
 pub(super) async fn tell(store: Store, cache: Arc<Cache>, stop: CancellationToken) {
-    tokio::select! { () = cache.tell(&store) => {}, () = stop.cancelled() => {} }
+    tokio::select! { () = cache.hints.run(&store) => {}, () = stop.cancelled() => {} }
 }
 
 /// Fills the memory, once it can be trusted.

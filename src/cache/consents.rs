@@ -232,15 +232,15 @@ impl Shelf {
 
     /// What is held, and the session that counts, where memory was found fresh. In this order: whatever the follower had
     /// caught up with then is in what is read after. What was read before may lack it, were the reader interrupted.
-    fn current(&self, customer_id: Uuid, fresh: bool) -> Option<(Held, u32)> {
-        let session = fresh.then(|| self.freshness.session())?;
+    fn current(&self, customer_id: Uuid, now: Moment) -> Option<(Held, u32)> {
+        let session = self.freshness.is_fresh(now).then(|| self.freshness.session())?;
         Some((self.read(customer_id)?, session))
     }
 
     /// What is held and can be trusted like the database itself.
     fn trusted(&self, customer_id: Uuid, min_version: i32) -> Option<Known> {
         let now = Moment::now();
-        let known = self.current(customer_id, self.freshness.is_fresh(now)).and_then(|(held, session)| {
+        let known = self.current(customer_id, now).and_then(|(held, session)| {
             if held.is_record(session) {
                 (held.version() >= min_version).then(|| Some(held.permissions(customer_id)))
             } else {
@@ -254,7 +254,7 @@ impl Shelf {
     }
 
     fn whole(&self, customer_id: Uuid, min_version: i32) -> Option<ConsentRecord> {
-        let (held, session) = self.current(customer_id, self.freshness.is_fresh(Moment::now()))?;
+        let (held, session) = self.current(customer_id, Moment::now())?;
         let current = held.is_record(session) && held.version() >= min_version;
         current.then(|| held.whole(customer_id, &self.policies))?
     }
@@ -318,10 +318,11 @@ impl Source for Asked {
             found?.into_iter().map(|record| (record.customer_id, record)).collect();
         for (customer_id, record) in &records {
             shared.update(*customer_id, |current| match current {
-                Some(current) if current.is_awaited(session) && session == shared.freshness.session() => {
-                    Update::Put(Held::record(record, session, &shared.policies).pack())
-                }
-                Some(current) if current.is_record(session) && current.version() < record.version => {
+                // If the session is over by now, what is put here says so itself.
+                Some(current)
+                    if current.is_awaited(session)
+                        || current.is_record(session) && current.version() < record.version =>
+                {
                     Update::Put(Held::record(record, session, &shared.policies).pack())
                 }
                 _ => Update::Leave,

@@ -94,7 +94,7 @@ impl Follower {
             }
             let mut consents = false;
             // What this replica has told, it knows.
-            for told in told.iter().filter(|told| told.by != self.cache.replica) {
+            for told in told.iter().filter(|told| !self.cache.hints.are_told_by(&told.by)) {
                 match Hint::ALL.iter().find(|hint| hint.channel() == told.channel) {
                     Some(Hint::Consents) => consents = true,
                     Some(Hint::Customers) => self.cache.consents.forget_unknown(),

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::AcqRel;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::store::Store;
 
@@ -39,13 +40,24 @@ impl Hint {
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// What is still to be told. However much changes, one statement at a time tells of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hints {
+    /// What this replica is called by the others. Chosen at random at each start.
+    replica: String,
     bits: AtomicU8,
     wake: Notify,
 }
 
 impl Hints {
+    pub fn of_a_new_replica() -> Self {
+        Self { replica: Uuid::new_v4().to_string(), bits: AtomicU8::new(0), wake: Notify::new() }
+    }
+
+    /// Whether it was this replica which told.
+    pub fn are_told_by(&self, replica: &str) -> bool {
+        self.replica == replica
+    }
+
     /// Costs next to nothing, and never waits.
     pub fn tell(&self, hint: Hint) {
         if self.bits.fetch_or(hint.bit(), AcqRel) & hint.bit() == 0 {
@@ -54,7 +66,7 @@ impl Hints {
     }
 
     /// Tells the other replicas, for as long as it is polled.
-    pub async fn run(&self, store: &Store, replica: &str) {
+    pub async fn run(&self, store: &Store) {
         loop {
             self.wake.notified().await;
             let bits = self.bits.swap(0, AcqRel);
@@ -63,7 +75,7 @@ impl Hints {
             if channels.is_empty() {
                 continue;
             }
-            if let Err(error) = store.tell(&channels, replica).await {
+            if let Err(error) = store.tell(&channels, &self.replica).await {
                 // The others look by themselves.
                 tracing::debug!(%error, "could not tell the other replicas of a change");
             }

@@ -32,8 +32,6 @@ pub struct Cache {
     pub keys: Keys,
     pub freshness: Arc<Freshness>,
     pub hints: Hints,
-    /// What this replica is called by the others. Chosen at random at each start.
-    replica: String,
 }
 
 /// How much is held, and how long it may be relied upon.
@@ -52,8 +50,7 @@ impl Cache {
             consents: Consents::new(store, Arc::clone(&freshness), bounds.customers),
             keys: Keys::new(store, Arc::clone(&freshness)),
             freshness,
-            hints: Hints::default(),
-            replica: Uuid::new_v4().to_string(),
+            hints: Hints::of_a_new_replica(),
         }
     }
 
@@ -67,11 +64,6 @@ impl Cache {
     pub fn keys_changed(&self) {
         self.keys.forget_all();
         self.hints.tell(Hint::Keys);
-    }
-
-    /// Tells the other replicas what this one changes, for as long as it is polled.
-    pub async fn tell(&self, store: &Store) {
-        self.hints.run(store, &self.replica).await;
     }
 
     /// Reads every customer's consent into memory, as far as there is room. True when all are held.

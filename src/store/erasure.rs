@@ -325,16 +325,17 @@ const OUTLASTED: Duration = Duration::from_secs(30);
 /// Every snapshot, however short and new, keeps for a moment what the oldest transaction of the cluster may still see; a
 /// table that is written anew just then takes old versions of rows along.
 async fn outlast_transactions(connection: &mut PgConnection) -> Result<(), Error> {
-    let newest: String = sqlx::query_scalar("select pg_snapshot_xmax(pg_current_snapshot())::text")
+    let newest = sqlx::query_scalar!(r#"select pg_snapshot_xmax(pg_current_snapshot())::text as "newest!""#)
         .fetch_one(&mut *connection)
         .await?;
     let since = Instant::now();
     while since.elapsed() < OUTLASTED {
-        let over: bool =
-            sqlx::query_scalar("select pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8")
-                .bind(&newest)
-                .fetch_one(&mut *connection)
-                .await?;
+        let over = sqlx::query_scalar!(
+            r#"select pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8 as "over!""#,
+            newest,
+        )
+        .fetch_one(&mut *connection)
+        .await?;
         if over {
             break;
         }

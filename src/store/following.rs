@@ -9,7 +9,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{ACQUIRE_TIMEOUT, Store};
+use super::{ACQUIRE_TIMEOUT, Store, within};
 use crate::error::Error;
 
 /// How long a statement of the follower may take: a server that went away without a word is noticed by this.
@@ -51,15 +51,15 @@ impl Store {
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_lazy_with((*self.writes.connect_options()).clone());
-        within(ANSWER_TIMEOUT, async {
+        let listener = within(ANSWER_TIMEOUT, async {
             let mut listener = PgListener::connect_with(&pool).await?;
             // A session that was lost is not taken up silently: what was told meanwhile would be missed.
             listener.eager_reconnect(false);
             listener.ignore_pool_close_event(true);
             listener.listen_all(channels.iter().copied()).await?;
             Ok(Listener(listener))
-        })
-        .await
+        });
+        Ok(listener.await?)
     }
 }
 
@@ -84,7 +84,7 @@ impl Listener {
         let newest = sqlx::query_scalar!(
             r#"select coalesce(max(audit_id), 0) as "newest!" from vlaapi.customer_consent_audit"#
         );
-        within(ANSWER_TIMEOUT, newest.fetch_one(&mut self.0)).await
+        Ok(within(ANSWER_TIMEOUT, newest.fetch_one(&mut self.0)).await?)
     }
 
     /// The transactions that have drawn an audit id and are not at their end: PostgreSQL keeps the sequence locked for
@@ -122,7 +122,7 @@ impl Listener {
             missing,
             limit,
         );
-        within(ANSWER_TIMEOUT, entries.fetch_all(&mut self.0)).await
+        Ok(within(ANSWER_TIMEOUT, entries.fetch_all(&mut self.0)).await?)
     }
 }
 
@@ -130,9 +130,4 @@ impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Listener")
     }
-}
-
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
-    let late = || Error::Unavailable("the database does not answer".to_owned());
-    Ok(timeout(limit, work).await.map_err(|_| late())??)
 }

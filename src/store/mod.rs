@@ -72,7 +72,7 @@ impl Store {
     /// A session outside the pools, with their settings, for whoever needs one all the time.
     pub async fn connect(&self) -> sqlx::Result<PgConnection> {
         let options = self.writes.connect_options();
-        timeout(ACQUIRE_TIMEOUT, options.connect()).await.unwrap_or_else(|_| Err(no_answer()))
+        within(ACQUIRE_TIMEOUT, options.connect()).await
     }
 
     /// Reads on a session of their own, which is opened when it is first needed.
@@ -100,7 +100,12 @@ impl Store {
 /// A transaction on such a session. One that ended while it lay idle, or that does not answer, is noticed here, before
 /// anything was done in it.
 pub async fn begin_on(session: &mut PgConnection) -> sqlx::Result<Transaction<'_, Postgres>> {
-    timeout(ACQUIRE_TIMEOUT, session.begin()).await.unwrap_or_else(|_| Err(no_answer()))
+    within(ACQUIRE_TIMEOUT, session.begin()).await
+}
+
+/// What takes longer counts as not answered.
+async fn within<T>(limit: Duration, work: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(no_answer()))
 }
 
 fn no_answer() -> sqlx::Error {

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Store, consents, keys};
+use super::{Store, consents, keys, no_answer};
 use crate::domain::{Authenticated, ConsentRecord};
 use crate::error::Error;
 
@@ -54,7 +54,7 @@ impl Session {
         &mut self,
         read: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Error>>,
     ) -> Result<T, Error> {
-        let late = || Error::Unavailable("the database does not answer".to_owned());
+        let late = || Error::from(no_answer());
         // A session that was there before may have been ended meanwhile: then a new one is worth a try.
         if let Some(mut connection) = self.connection.take() {
             match timeout(LOOKUP_TIMEOUT, read(&mut connection)).await {

@@ -221,7 +221,7 @@ impl Service {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }),
-            tokio::spawn(async move { cache.tell(&store).await }),
+            tokio::spawn(async move { cache.hints.run(&store).await }),
         ];
         service.following = Some(Following { sessions_ended, tasks });
         let since = Instant::now();
