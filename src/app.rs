@@ -346,6 +346,9 @@ async fn maintain(store: Store, stop: CancellationToken) {
         if let Err(error) = ops::idempotency::forget(&store, now).await {
             tracing::warn!(%error, "could not forget old answers");
         }
+        if let Err(error) = ops::sessions::forget(&store, now).await {
+            tracing::warn!(%error, "could not forget the console's old sessions");
+        }
         if !every(Duration::from_hours(1), &stop).await {
             return;
         }

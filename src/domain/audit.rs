@@ -141,7 +141,8 @@ pub struct AuditEvent {
     /// Whom it is about; null when it is about many, or about the log itself.
     pub customer_id: Option<Uuid>,
     /// Of `pii.erased`: `legal_basis`, `fields`, and `entries` as ranges of audit ids. Of `log.opened`: the log's `origin`,
-    /// and where the log before it ended.
+    /// and where the log before it ended. Of `pii.read`: `what` was looked at; by
+    /// which filter is in `change_reason`, since it may tell of a person.
     #[schema(value_type = Object)]
     pub details: serde_json::Value,
     #[schema(max_length = 255, example = "key:vla_live_a1b2")]
@@ -172,15 +173,20 @@ pub enum EventKind {
     #[serde(rename = "pii.erased")]
     #[sqlx(rename = "pii.erased")]
     PiiErased,
+    /// Somebody looked at personal fields in the console, or took them away in a file.
+    #[serde(rename = "pii.read")]
+    #[sqlx(rename = "pii.read")]
+    PiiRead,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 2] = [Self::LogOpened, Self::PiiErased];
+    pub const ALL: [Self; 3] = [Self::LogOpened, Self::PiiErased, Self::PiiRead];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::LogOpened => "log.opened",
             Self::PiiErased => "pii.erased",
+            Self::PiiRead => "pii.read",
         }
     }
 }

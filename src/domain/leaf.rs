@@ -164,6 +164,8 @@ pub const CONSENT_CHANGED: &str = "consent.changed";
 pub const LOG_OPENED: &str = "log.opened";
 /// The `event` of a leaf that lists what is erased.
 pub const PII_ERASED: &str = "pii.erased";
+/// The `event` of a leaf that tells who looked at personal fields.
+pub const PII_READ: &str = "pii.read";
 
 /// Who vouches for a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

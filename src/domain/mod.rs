@@ -19,7 +19,8 @@ pub use customer::{Customer, CustomerTier};
 pub use erasure::{CustomerField, Erasure, LogOpening, PreviousLog, ranges};
 pub use leaf::{
     CONSENT_CHANGED, Commitment, Commitments, LEAF_VERSION, LOG_OPENED, Leaf, LeafFault, LogEntry, LogEvent,
-    MAX_BYTES as MAX_LEAF_BYTES, PII_ERASED, PersonalField, Salted, Source, address_text, hex, unhex,
+    MAX_BYTES as MAX_LEAF_BYTES, PII_ERASED, PII_READ, PersonalField, Salted, Source, address_text, hex,
+    unhex,
 };
 pub use permission::{
     AnonymizationCheck, HeldPermissions, LevelPermission, Permission, PermissionCheck, Permissions, Reason,

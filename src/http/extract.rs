@@ -80,7 +80,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
-async fn collect(request: Request, max_bytes: usize) -> Result<Bytes, Problem> {
+pub(super) async fn collect(request: Request, max_bytes: usize) -> Result<Bytes, Problem> {
     let body = Limited::new(request.into_body(), max_bytes);
     match tokio::time::timeout(BODY_TIMEOUT, body.collect()).await {
         Err(_) => Err(Problem::new(
@@ -226,11 +226,9 @@ impl Origin {
     }
 }
 
-impl FromRequestParts<AppState> for Origin {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let caller = Caller::from_request_parts(parts, state).await?;
+impl Origin {
+    /// Whatever the request says of where it comes from, for a change by `changed_by`.
+    pub fn new(changed_by: String, parts: &Parts, state: &AppState) -> Self {
         let peer = parts.extensions.get::<Peer>().map(|Peer(address)| address.ip());
         let address = peer.map(|peer| client_address(peer, &parts.headers, &state.trusted_proxies));
         let user_agent = parts.headers.get(USER_AGENT).map(|value| {
@@ -240,12 +238,21 @@ impl FromRequestParts<AppState> for Origin {
                 .take(512)
                 .collect()
         });
-        Ok(Self {
-            changed_by: caller.principal.name(),
+        Self {
+            changed_by,
             ip_address: address.map(IpNetwork::from),
             user_agent,
             request_id: parts.extensions.get::<RequestId>().map(|RequestId(id)| id.clone()),
-        })
+        }
+    }
+}
+
+impl FromRequestParts<AppState> for Origin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        Ok(Self::new(caller.principal.name(), parts, state))
     }
 }
 

@@ -136,6 +136,13 @@ impl Params {
         Self { pairs, faults }
     }
 
+    /// What is left blank in a form was not given.
+    #[must_use]
+    pub fn without_blanks(mut self) -> Self {
+        self.pairs.retain(|(_, value)| !value.trim().is_empty());
+        self
+    }
+
     pub fn take<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, Broken>) -> Option<T> {
         let position = self.pairs.iter().position(|(other, _)| other == name)?;
         let (_, value) = self.pairs.remove(position);

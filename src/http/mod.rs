@@ -4,6 +4,7 @@ use std::future::Future;
 
 pub mod api;
 mod auth;
+mod console;
 mod cursor;
 pub mod extract;
 pub mod input;
@@ -11,6 +12,7 @@ mod json;
 pub mod limits;
 pub mod observe;
 mod pace;
+pub mod pages;
 pub mod problem;
 mod rates;
 mod retry;

@@ -143,6 +143,27 @@ impl Problem {
         self.with_header(RETRY_AFTER, retry_after())
     }
 
+    pub fn kind(&self) -> &'static Kind {
+        self.kind
+    }
+
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// All that is wrong with the input.
+    pub fn all_faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    /// Puts everything but the document into the answer that tells of this problem in another form.
+    pub fn note(self, response: &mut Response) {
+        response.headers_mut().extend(self.headers);
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(Cause(cause));
+        }
+    }
+
     /// Writes the document into the answer that carries this problem, once the request id is known.
     pub fn write(self, response: &mut Response, request_id: &str) {
         let document = ProblemDocument {
@@ -158,10 +179,7 @@ impl Problem {
         // That of the empty answer.
         headers.remove(CONTENT_LENGTH);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.extend(self.headers);
-        if let Some(cause) = self.cause {
-            response.extensions_mut().insert(Cause(cause));
-        }
+        self.note(response);
     }
 }
 

@@ -32,7 +32,7 @@ use super::limits::Gate;
 use super::observe::{RequestId, observe};
 use super::problem::{NOT_FOUND, Problem};
 use super::rates::Rates;
-use super::{server, spec};
+use super::{console, pages, server, spec};
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::ops::consents::Writer;
@@ -136,6 +136,8 @@ pub fn router(state: AppState) -> Router {
         .into();
     api.route_layer(guard)
         .merge(docs.layer(from_fn(docs_policy)))
+        .merge(pages::asset_routes())
+        .merge(pages::dressed(console::routes(&state), &state))
         .fallback(|| async { Problem::new(&NOT_FOUND, "check the address: /docs lists what there is") })
         .layer(from_fn(attend))
         .with_state(state)
@@ -165,8 +167,12 @@ async fn admit(
     request: Request,
     next: Next,
 ) -> Response {
-    within_limits(&state, request, |request| authorize(&state, &access, request, |request| next.run(request)))
-        .await
+    let authorized = |request| authorize(&state, &access, request, |request| next.run(request));
+    // Health and metrics are not held back: they tell of the overload.
+    if !request.uri().path().starts_with("/v1/") {
+        return authorized(request).await;
+    }
+    within_limits(&state, request, authorized).await
 }
 
 /// A bug in a handler costs one answer, not the connection.
@@ -179,15 +185,12 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
     Problem::from(Error::Internal(format!("panic: {cause}"))).into_response()
 }
 
-/// Bounded concurrency and time. Health and metrics are not held back: they tell of the overload.
-async fn within_limits<F: Future<Output = Response>>(
+/// Bounded concurrency and time.
+pub(super) async fn within_limits<F: Future<Output = Response>>(
     state: &AppState,
     request: Request,
     next: impl FnOnce(Request) -> F,
 ) -> Response {
-    if !request.uri().path().starts_with("/v1/") {
-        return next(request).await;
-    }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let place = if reads { state.gate.read().await } else { state.gate.write().await };
     let Some(_place) = place else {

@@ -1,5 +1,6 @@
 //! One function per thing that someone can do that changes something.
 
+pub mod access;
 pub mod consents;
 pub mod customers;
 pub mod erasure;
@@ -7,3 +8,4 @@ pub mod expiry;
 pub mod idempotency;
 pub mod keys;
 pub mod log;
+pub mod sessions;

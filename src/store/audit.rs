@@ -116,6 +116,22 @@ impl Store {
         Ok(query.build_query_as().fetch_all(&self.reads).await?)
     }
 
+    pub async fn audit_event(&self, audit_id: i64) -> Result<Option<AuditEvent>, Error> {
+        let event = sqlx::query_as!(
+            AuditEvent,
+            r#"
+            select audit_id, kind as "kind: EventKind", customer_id, details, changed_by, on_behalf_of, change_reason,
+              ip_address, user_agent, request_id, timestamp
+            from vlaapi.audit_events
+            where audit_id = $1
+            "#,
+            audit_id,
+        )
+        .fetch_optional(&self.reads)
+        .await?;
+        Ok(event)
+    }
+
     pub async fn audit_entry(&self, audit_id: i64) -> Result<Option<AuditEntry>, Error> {
         let entry = sqlx::query_as!(
             AuditEntry,

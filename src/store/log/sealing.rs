@@ -107,6 +107,7 @@ pub async fn append(
     )
     .execute(&mut *connection)
     .await?;
+    count_days(&mut *connection, &audit_ids).await?;
     let levels: Vec<i16> = nodes.iter().map(|(node, _)| i16::from(node.level / 8)).collect();
     let indexes: Vec<i64> = nodes.iter().map(|(node, _)| node.index.cast_signed()).collect();
     let hashes: Vec<&[u8]> = nodes.iter().map(|(_, hash)| hash.as_bytes().as_slice()).collect();
@@ -132,6 +133,32 @@ pub async fn append(
     .execute(connection)
     .await?;
     Ok(moved.rows_affected() == 1)
+}
+
+/// Adds entries to the counts of their days. They are counted with their leaves or not at all, and never twice.
+async fn count_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<(), Error> {
+    sqlx::query!(
+        r#"
+        insert into vlaapi.consent_days as kept
+          (day, action, previous_tier, new_tier, entries, tier_none, tier_basic, tier_analytics, tier_research, images,
+           embeddings, training)
+        select day, action, previous_tier, new_tier, count(*), sum(tier_none), sum(tier_basic), sum(tier_analytics),
+          sum(tier_research), sum(images), sum(embeddings), sum(training)
+        from vlaapi.consent_moves
+        where audit_id = any($1)
+        group by day, action, previous_tier, new_tier
+        on conflict on constraint consent_days_key do update
+        set entries = kept.entries + excluded.entries, tier_none = kept.tier_none + excluded.tier_none,
+          tier_basic = kept.tier_basic + excluded.tier_basic,
+          tier_analytics = kept.tier_analytics + excluded.tier_analytics,
+          tier_research = kept.tier_research + excluded.tier_research, images = kept.images + excluded.images,
+          embeddings = kept.embeddings + excluded.embeddings, training = kept.training + excluded.training
+        "#,
+        audit_ids,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Sets entries aside which cannot be sealed, each with why.

@@ -1,0 +1,19 @@
+create index customer_data_consent_tier_idx on vlaapi.customer_data_consent (consent_tier);
+drop index vlaapi.customer_data_consent_tier_customer_idx;
+drop table vlaapi.consent_days;
+drop view vlaapi.consent_moves;
+drop table vlaapi.console_sessions;
+
+-- Events are sealed and stay: where personal data was read, the old rule holds for new events alone.
+alter table vlaapi.audit_events drop constraint audit_events_kind_check;
+do $$
+begin
+  if exists (select from vlaapi.audit_events where kind = 'pii.read') then
+    alter table vlaapi.audit_events
+      add constraint audit_events_kind_check check (kind in ('log.opened', 'pii.erased')) not valid;
+  else
+    alter table vlaapi.audit_events
+      add constraint audit_events_kind_check check (kind in ('log.opened', 'pii.erased'));
+  end if;
+end
+$$;

@@ -1,0 +1,74 @@
+-- The console: who is signed in, who looked at personal data, and counts by day, so that no page counts the trail.
+
+-- Reading personal fields is an event of the log as erasing them is.
+alter table vlaapi.audit_events
+  drop constraint audit_events_kind_check,
+  add constraint audit_events_kind_check check (kind in ('log.opened', 'pii.erased', 'pii.read'));
+
+create table vlaapi.console_sessions (
+  -- SHA-256 of what the cookie holds.
+  session_hash bytea not null,
+  key_id uuid not null,
+  started_at timestamptz not null,
+  seen_at timestamptz not null,
+  constraint console_sessions_pkey primary key (session_hash),
+  constraint console_sessions_key_id_fkey foreign key (key_id) references vlaapi.api_keys (key_id) on delete cascade
+);
+create index console_sessions_key_id_idx on vlaapi.console_sessions (key_id);
+create index console_sessions_started_at_idx on vlaapi.console_sessions (started_at);
+
+-- What each entry changes in the number of customers at a tier, and of those who allow something. It follows from the entry
+-- before it, since an entry from before the trail does not tell what was. Whoever is erased leaves the count.
+create view vlaapi.consent_moves as
+select
+  a.audit_id,
+  (a.timestamp at time zone 'UTC')::date as day,
+  a.action,
+  a.previous_tier,
+  a.new_tier,
+  (now_at.tier is not distinct from 'none')::int - (was_at.tier is not distinct from 'none')::int as tier_none,
+  (now_at.tier is not distinct from 'basic')::int - (was_at.tier is not distinct from 'basic')::int as tier_basic,
+  (now_at.tier is not distinct from 'analytics')::int - (was_at.tier is not distinct from 'analytics')::int as tier_analytics,
+  (now_at.tier is not distinct from 'research')::int - (was_at.tier is not distinct from 'research')::int as tier_research,
+  coalesce((a.current ->> 'can_store_images')::boolean, false)::int
+    - coalesce((b.current ->> 'can_store_images')::boolean, false)::int as images,
+  coalesce((a.current ->> 'can_store_embeddings')::boolean, false)::int
+    - coalesce((b.current ->> 'can_store_embeddings')::boolean, false)::int as embeddings,
+  coalesce((a.current ->> 'can_use_for_training')::boolean, false)::int
+    - coalesce((b.current ->> 'can_use_for_training')::boolean, false)::int as training
+from vlaapi.customer_consent_audit a
+left join vlaapi.customer_consent_audit b on b.customer_id = a.customer_id and b.version = a.version - 1
+cross join lateral (select case when a.action <> 'erased' then a.new_tier end as tier) now_at
+cross join lateral (select case when b.action <> 'erased' then b.new_tier end as tier) was_at;
+
+-- The sum of the moves of every sealed entry, by the entry's day (UTC). The sealer adds to it in the transaction that seals.
+create table vlaapi.consent_days (
+  day date not null,
+  action varchar(20) not null,
+  previous_tier varchar(20),
+  new_tier varchar(20) not null,
+  entries bigint not null,
+  tier_none bigint not null,
+  tier_basic bigint not null,
+  tier_analytics bigint not null,
+  tier_research bigint not null,
+  images bigint not null,
+  embeddings bigint not null,
+  training bigint not null,
+  constraint consent_days_key unique nulls not distinct (day, action, previous_tier, new_tier)
+);
+
+insert into vlaapi.consent_days
+select day, action, previous_tier, new_tier, count(*), sum(tier_none), sum(tier_basic), sum(tier_analytics),
+  sum(tier_research), sum(images), sum(embeddings), sum(training)
+from vlaapi.consent_moves
+where audit_id in (select audit_id from vlaapi.audit_leaves)
+group by day, action, previous_tier, new_tier;
+
+-- Customers by tier, in the order of their ids: a list of one tier is not looked for among all the others.
+create index customer_data_consent_tier_customer_idx on vlaapi.customer_data_consent (consent_tier, customer_id);
+drop index vlaapi.customer_data_consent_tier_idx;
+
+grant select, insert, update, delete on vlaapi.console_sessions to vlaapi_app;
+grant select on vlaapi.consent_moves to vlaapi_app;
+grant select, insert, update on vlaapi.consent_days to vlaapi_app;

@@ -1,0 +1,24 @@
+//! The console: pages for those who have to show what was allowed, who changed it, and that nobody edited the record.
+//!
+//! The server renders whole pages. Every view is a link, since all that it shows is in its address; a form that changes
+//! something answers with the way to a page. The script only saves the browser from loading what is there already.
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+
+use super::AppState;
+
+mod overview;
+mod reveal;
+mod session;
+mod shell;
+
+pub fn routes(state: &AppState) -> Router<AppState> {
+    Router::new()
+        .route("/console", get(overview::page))
+        .route("/console/reveal", post(reveal::reveal))
+        .route_layer(from_fn_with_state(state.clone(), session::required))
+        .route("/console/sign-in", get(session::sign_in_page).post(session::sign_in))
+        .route("/console/sign-out", post(session::sign_out))
+}
