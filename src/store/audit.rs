@@ -54,6 +54,10 @@ impl AuditFilter {
             && ip_address.is_none()
             && request_id.is_none()
     }
+
+    pub(super) fn order(&self) -> &'static str {
+        if self.is_window() { "timestamp desc, audit_id desc" } else { "audit_id desc" }
+    }
 }
 
 /// Where an entry stands in a list, whichever its order.
@@ -150,6 +154,26 @@ impl Store {
         Ok(entry)
     }
 
+    /// The entries before and after one of a customer's.
+    pub async fn neighbours(
+        &self,
+        customer_id: Uuid,
+        version: i32,
+    ) -> Result<(Option<i64>, Option<i64>), Error> {
+        let row = sqlx::query!(
+            r#"
+            select
+              (select audit_id from vlaapi.customer_consent_audit where customer_id = $1 and version = $2 - 1) as before,
+              (select audit_id from vlaapi.customer_consent_audit where customer_id = $1 and version = $2 + 1) as after
+            "#,
+            customer_id,
+            version,
+        )
+        .fetch_one(&self.reads)
+        .await?;
+        Ok((row.before, row.after))
+    }
+
     /// Whether the customer is known, or has a trail although it was deleted.
     pub async fn has_trail(&self, customer_id: Uuid) -> Result<bool, Error> {
         let known = sqlx::query_scalar!(
@@ -180,6 +204,13 @@ pub(super) fn entries(filter: &AuditFilter, before: Option<Position>, limit: i64
             query.push(" and audit_id < ").push_bind(before.audit_id);
         }
     }
+    conditions(&mut query, filter);
+    query.push(" order by ").push(filter.order()).push(" limit ").push_bind(limit);
+    query
+}
+
+/// What a filter lets through, for a statement that ends in a condition.
+pub(super) fn conditions(query: &mut QueryBuilder<Postgres>, filter: &AuditFilter) {
     if let Some(customer_id) = filter.customer_id {
         query.push(" and customer_id = ").push_bind(customer_id);
     }
@@ -207,7 +238,4 @@ pub(super) fn entries(filter: &AuditFilter, before: Option<Position>, limit: i64
     if let Some(request_id) = &filter.request_id {
         query.push(" and request_id = ").push_bind(request_id);
     }
-    let order = if filter.is_window() { "timestamp desc, audit_id desc" } else { "audit_id desc" };
-    query.push(" order by ").push(order).push(" limit ").push_bind(limit);
-    query
 }

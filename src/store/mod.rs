@@ -24,6 +24,7 @@ pub mod migrations;
 pub mod schema;
 pub mod session;
 pub mod sessions;
+pub mod statistics;
 pub mod verification;
 
 /// How long a request waits for a database connection before it is told that the database is not available.

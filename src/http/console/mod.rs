@@ -9,14 +9,23 @@ use axum::routing::{get, post};
 
 use super::AppState;
 
+mod chart;
+mod entry;
+mod entry_view;
 mod overview;
+mod paging;
 mod reveal;
 mod session;
 mod shell;
+mod trail;
 
 pub fn routes(state: &AppState) -> Router<AppState> {
     Router::new()
         .route("/console", get(overview::page))
+        .route("/console/audit", get(trail::page))
+        .route("/console/audit.csv", get(trail::csv))
+        .route("/console/audit.ndjson", get(trail::ndjson))
+        .route("/console/audit/{audit_id}", get(entry::page))
         .route("/console/reveal", post(reveal::reveal))
         .route_layer(from_fn_with_state(state.clone(), session::required))
         .route("/console/sign-in", get(session::sign_in_page).post(session::sign_in))

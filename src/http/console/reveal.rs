@@ -89,6 +89,11 @@ pub struct Sight {
 }
 
 impl Sight {
+    /// For a page on which nothing can be asked for.
+    pub fn masked() -> Self {
+        Self { event: None, page: String::new() }
+    }
+
     /// Takes the parameter off a page's query, and looks whether it says that this visitor asked for this page.
     pub async fn read(
         state: &AppState,
