@@ -135,7 +135,12 @@ impl Badge {
                 let time = last.started_at.format(&format!("{day}%H:%MZ")).to_string();
                 let root =
                     log.checkpoint.as_ref().map(|(checkpoint, _)| short_root(checkpoint)).unwrap_or_default();
-                badge(Condition::Good, format!("Verified {time} · {} entries{root}", grouped(last.tree_size)))
+                let entries = if last.tree_size == 1 {
+                    "1 entry".to_owned()
+                } else {
+                    format!("{} entries", grouped(last.tree_size))
+                };
+                badge(Condition::Good, format!("Verified {time} · {entries}{root}"))
             }
             _ => badge(Condition::Unsure, "Verified without a checkpoint from outside".to_owned()),
         }
