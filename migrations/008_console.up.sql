@@ -17,7 +17,8 @@ create table vlaapi.console_sessions (
 create index console_sessions_key_id_idx on vlaapi.console_sessions (key_id);
 create index console_sessions_started_at_idx on vlaapi.console_sessions (started_at);
 
--- What each entry changes in the number of customers at a tier, and of those who allow something. It follows from the entry
+-- What each entry changes in the number of customers at a tier, and of those who allow something: an expired consent is at
+-- no tier, and allows nothing. It follows from the entry
 -- before it, since an entry from before the trail does not tell what was. Whoever is erased leaves the count.
 create view vlaapi.consent_moves as
 select
@@ -30,16 +31,23 @@ select
   (now_at.tier is not distinct from 'basic')::int - (was_at.tier is not distinct from 'basic')::int as tier_basic,
   (now_at.tier is not distinct from 'analytics')::int - (was_at.tier is not distinct from 'analytics')::int as tier_analytics,
   (now_at.tier is not distinct from 'research')::int - (was_at.tier is not distinct from 'research')::int as tier_research,
-  coalesce((a.current ->> 'can_store_images')::boolean, false)::int
-    - coalesce((b.current ->> 'can_store_images')::boolean, false)::int as images,
-  coalesce((a.current ->> 'can_store_embeddings')::boolean, false)::int
-    - coalesce((b.current ->> 'can_store_embeddings')::boolean, false)::int as embeddings,
-  coalesce((a.current ->> 'can_use_for_training')::boolean, false)::int
-    - coalesce((b.current ->> 'can_use_for_training')::boolean, false)::int as training
+  (now_at.tier is not distinct from 'expired')::int - (was_at.tier is not distinct from 'expired')::int as expired,
+  coalesce((now_at.state ->> 'can_store_images')::boolean, false)::int
+    - coalesce((was_at.state ->> 'can_store_images')::boolean, false)::int as images,
+  coalesce((now_at.state ->> 'can_store_embeddings')::boolean, false)::int
+    - coalesce((was_at.state ->> 'can_store_embeddings')::boolean, false)::int as embeddings,
+  coalesce((now_at.state ->> 'can_use_for_training')::boolean, false)::int
+    - coalesce((was_at.state ->> 'can_use_for_training')::boolean, false)::int as training
 from vlaapi.customer_consent_audit a
 left join vlaapi.customer_consent_audit b on b.customer_id = a.customer_id and b.version = a.version - 1
-cross join lateral (select case when a.action <> 'erased' then a.new_tier end as tier) now_at
-cross join lateral (select case when b.action <> 'erased' then b.new_tier end as tier) was_at;
+cross join lateral (
+  select case a.action when 'erased' then null when 'expired' then 'expired' else a.new_tier end as tier,
+    case when a.action <> 'expired' then a.current end as state
+) now_at
+cross join lateral (
+  select case b.action when 'erased' then null when 'expired' then 'expired' else b.new_tier end as tier,
+    case when b.action <> 'expired' then b.current end as state
+) was_at;
 
 -- The sum of the moves of every sealed entry, by the entry's day (UTC). The sealer adds to it in the transaction that seals.
 create table vlaapi.consent_days (
@@ -52,6 +60,7 @@ create table vlaapi.consent_days (
   tier_basic bigint not null,
   tier_analytics bigint not null,
   tier_research bigint not null,
+  expired bigint not null,
   images bigint not null,
   embeddings bigint not null,
   training bigint not null,
@@ -60,7 +69,7 @@ create table vlaapi.consent_days (
 
 insert into vlaapi.consent_days
 select day, action, previous_tier, new_tier, count(*), sum(tier_none), sum(tier_basic), sum(tier_analytics),
-  sum(tier_research), sum(images), sum(embeddings), sum(training)
+  sum(tier_research), sum(expired), sum(images), sum(embeddings), sum(training)
 from vlaapi.consent_moves
 where audit_id in (select audit_id from vlaapi.audit_leaves)
 group by day, action, previous_tier, new_tier;

@@ -21,6 +21,8 @@ pub struct Day {
     pub tier_basic: i64,
     pub tier_analytics: i64,
     pub tier_research: i64,
+    /// Of whom the consent has ended by itself.
+    pub expired: i64,
     pub images: i64,
     pub embeddings: i64,
     pub training: i64,
@@ -51,6 +53,7 @@ impl Store {
               coalesce(sum(entries) filter (where action = 'withdrawn'), 0)::bigint as "withdrawn!",
               sum(tier_none)::bigint as "tier_none!", sum(tier_basic)::bigint as "tier_basic!",
               sum(tier_analytics)::bigint as "tier_analytics!", sum(tier_research)::bigint as "tier_research!",
+              sum(expired)::bigint as "expired!",
               sum(images)::bigint as "images!", sum(embeddings)::bigint as "embeddings!",
               sum(training)::bigint as "training!"
             from vlaapi.consent_days

@@ -11,7 +11,6 @@ use super::entry_view::EntryView;
 use super::reveal::Sight;
 use super::session::Visitor;
 use super::shell::{Condition, Place, Shell};
-use crate::domain::ConsentTier;
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::input::Params;
@@ -33,8 +32,8 @@ const SEALED_WITHIN: TimeDelta = TimeDelta::minutes(1);
 #[template(path = "console/overview.html")]
 struct Overview {
     shell: Shell,
-    /// Customers at each tier.
-    tiers: [i64; 4],
+    /// Customers at each of them.
+    conditions: [(&'static str, i64, &'static str); 5],
     changes: i64,
     changes_capped: bool,
     changes_since: String,
@@ -58,10 +57,13 @@ struct Attention {
     link: &'static str,
 }
 
-/// Customers by tier at the end of a month.
+/// At a tier, or with a consent that has ended: in the order in which they are stacked.
+const CONDITIONS: [&str; 5] = ["expired", "none", "basic", "analytics", "research"];
+
+/// Customers in each condition at the end of a month.
 struct AreaRow {
     day: NaiveDate,
-    tiers: [i64; 4],
+    customers: [i64; 5],
 }
 
 pub async fn page(
@@ -85,11 +87,12 @@ pub async fn page(
     let (area, area_rows) = tiers_by_day(&days, now);
     let (bars, weeks) = grants_and_withdrawals(&days, now);
     let page = Overview {
-        tiers: [
-            sum(|day| day.tier_none),
-            sum(|day| day.tier_basic),
-            sum(|day| day.tier_analytics),
-            sum(|day| day.tier_research),
+        conditions: [
+            ("none", sum(|day| day.tier_none), "tier=none&status=withdrawn"),
+            ("basic", sum(|day| day.tier_basic), "tier=basic&status=active"),
+            ("analytics", sum(|day| day.tier_analytics), "tier=analytics&status=active"),
+            ("research", sum(|day| day.tier_research), "tier=research&status=active"),
+            ("expired", sum(|day| day.expired), "status=expired"),
         ],
         changes,
         changes_capped: changes >= COUNTED,
@@ -163,54 +166,52 @@ async fn attention(state: &AppState, shell: &Shell, days: &[Day]) -> Result<Vec<
 /// Customers at each tier, day by day, of the days that are charted.
 fn tiers_by_day(days: &[Day], now: DateTime<Utc>) -> (String, Vec<AreaRow>) {
     let first = now.date_naive() - CHARTED;
-    let mut tiers = [0_i64; 4];
-    let add = |tiers: &mut [i64; 4], day: &Day| {
-        let moves = [day.tier_none, day.tier_basic, day.tier_analytics, day.tier_research];
-        for (tier, moved) in tiers.iter_mut().zip(moves) {
-            *tier += moved;
+    let mut customers = [0_i64; 5];
+    let add = |customers: &mut [i64; 5], day: &Day| {
+        let moves = [day.expired, day.tier_none, day.tier_basic, day.tier_analytics, day.tier_research];
+        for (count, moved) in customers.iter_mut().zip(moves) {
+            *count += moved;
         }
     };
     let (before, charted): (Vec<&Day>, Vec<&Day>) = days.iter().partition(|day| day.day < first);
     for day in before {
-        add(&mut tiers, day);
+        add(&mut customers, day);
     }
-    let begin = match (tiers.iter().any(|tier| *tier > 0), charted.first()) {
+    let begin = match (customers.iter().any(|count| *count > 0), charted.first()) {
         (false, Some(day)) => day.day,
         _ => first,
     };
-    let (mut times, mut values) = (vec![midnight(begin)], vec![tiers]);
+    let (mut times, mut values) = (vec![midnight(begin)], vec![customers]);
     let mut rows: Vec<AreaRow> = Vec::new();
     for day in charted {
-        add(&mut tiers, day);
+        add(&mut customers, day);
         if times.last() == Some(&midnight(day.day)) {
             values.pop();
             times.pop();
         }
         times.push(midnight(day.day));
-        values.push(tiers);
+        values.push(customers);
         if rows
             .last()
             .is_some_and(|row| (row.day.year(), row.day.month()) == (day.day.year(), day.day.month()))
         {
             rows.pop();
         }
-        rows.push(AreaRow { day: day.day, tiers });
+        rows.push(AreaRow { day: day.day, customers });
     }
-    let layers: Vec<Layer> = ConsentTier::ALL
+    let layers: Vec<Layer> = CONDITIONS
         .iter()
         .enumerate()
-        .map(|(index, tier)| Layer {
-            name: tier.as_str(),
-            values: values.iter().map(|tiers| tiers[index]).collect(),
+        .map(|(index, name)| Layer {
+            name,
+            values: values.iter().map(|customers| customers[index]).collect(),
         })
         .collect();
     let scale = TimeScale::new(midnight(begin), now);
+    let now = CONDITIONS.iter().zip(customers).map(|(name, count)| format!("{name} {}", grouped(count)));
     let description = format!(
-        "Stacked from none at the bottom to research at the top; today none {}, basic {}, analytics {}, research {}",
-        grouped(tiers[0]),
-        grouped(tiers[1]),
-        grouped(tiers[2]),
-        grouped(tiers[3])
+        "Stacked from expired at the bottom to research at the top; today {}",
+        now.collect::<Vec<_>>().join(", ")
     );
     let title = "Customers by tier, by day";
     rows.reverse();

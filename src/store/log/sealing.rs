@@ -140,10 +140,10 @@ async fn count_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<
     sqlx::query!(
         r#"
         insert into vlaapi.consent_days as kept
-          (day, action, previous_tier, new_tier, entries, tier_none, tier_basic, tier_analytics, tier_research, images,
-           embeddings, training)
+          (day, action, previous_tier, new_tier, entries, tier_none, tier_basic, tier_analytics, tier_research, expired,
+           images, embeddings, training)
         select day, action, previous_tier, new_tier, count(*), sum(tier_none), sum(tier_basic), sum(tier_analytics),
-          sum(tier_research), sum(images), sum(embeddings), sum(training)
+          sum(tier_research), sum(expired), sum(images), sum(embeddings), sum(training)
         from vlaapi.consent_moves
         where audit_id = any($1)
         group by day, action, previous_tier, new_tier
@@ -151,7 +151,7 @@ async fn count_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<
         set entries = kept.entries + excluded.entries, tier_none = kept.tier_none + excluded.tier_none,
           tier_basic = kept.tier_basic + excluded.tier_basic,
           tier_analytics = kept.tier_analytics + excluded.tier_analytics,
-          tier_research = kept.tier_research + excluded.tier_research, images = kept.images + excluded.images,
+          tier_research = kept.tier_research + excluded.tier_research, expired = kept.expired + excluded.expired, images = kept.images + excluded.images,
           embeddings = kept.embeddings + excluded.embeddings, training = kept.training + excluded.training
         "#,
         audit_ids,
