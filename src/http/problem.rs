@@ -66,7 +66,7 @@ pub struct Problem {
     cause: Option<String>,
 }
 
-/// What a client reads.
+/// A refusal (RFC 9457): which kind, and what to do.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct ProblemDocument<'a> {

@@ -54,25 +54,25 @@ impl Modify for BearerKey {
 enum CallProblems {
     /// No API key, or one that is unknown, expired or revoked
     #[response(status = 401, content_type = "application/problem+json")]
-    Unauthenticated(#[to_schema] ProblemDocument<'static>),
+    Unauthenticated(ProblemDocument<'static>),
     /// The API key lacks a scope, or belongs to another customer
     #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(#[to_schema] ProblemDocument<'static>),
+    Forbidden(ProblemDocument<'static>),
     /// The address has more than 8 KiB
     #[response(status = 414, content_type = "application/problem+json")]
-    UriTooLong(#[to_schema] ProblemDocument<'static>),
+    UriTooLong(ProblemDocument<'static>),
     /// The headers have more than 16 KiB in all
     #[response(status = 431, content_type = "application/problem+json")]
-    HeadersTooLarge(#[to_schema] ProblemDocument<'static>),
+    HeadersTooLarge(ProblemDocument<'static>),
     /// Too many requests with this API key: `Retry-After` says when to come back
     #[response(status = 429, content_type = "application/problem+json")]
-    RateLimited(#[to_schema] ProblemDocument<'static>),
+    RateLimited(ProblemDocument<'static>),
     /// Something went wrong on our side
     #[response(status = 500, content_type = "application/problem+json")]
-    Internal(#[to_schema] ProblemDocument<'static>),
+    Internal(ProblemDocument<'static>),
     /// Overloaded, or the database does not answer: `Retry-After` says when to come back
     #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(#[to_schema] ProblemDocument<'static>),
+    Unavailable(ProblemDocument<'static>),
 }
 
 #[derive(Debug, IntoResponses)]
@@ -80,19 +80,19 @@ enum CallProblems {
 enum BodyProblems {
     /// The body is not JSON, or a parameter is invalid
     #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(#[to_schema] ProblemDocument<'static>),
+    Malformed(ProblemDocument<'static>),
     /// The body came too slowly
     #[response(status = 408, content_type = "application/problem+json")]
-    Timeout(#[to_schema] ProblemDocument<'static>),
+    Timeout(ProblemDocument<'static>),
     /// The body is too large: 64 KiB are taken, of permission checks 256 KiB
     #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(#[to_schema] ProblemDocument<'static>),
+    TooLarge(ProblemDocument<'static>),
     /// The body is not sent as `application/json`
     #[response(status = 415, content_type = "application/problem+json")]
-    NotJson(#[to_schema] ProblemDocument<'static>),
+    NotJson(ProblemDocument<'static>),
     /// The body breaks a rule: `errors` names every field and rule
     #[response(status = 422, content_type = "application/problem+json")]
-    Invalid(#[to_schema] ProblemDocument<'static>),
+    Invalid(ProblemDocument<'static>),
 }
 
 /// The refusals of an operation without a body.
@@ -125,7 +125,7 @@ macro_rules! one_problem {
             #[derive(Debug, IntoResponses)]
             #[response(status = $status, description = $description, content_type = "application/problem+json")]
             #[expect(dead_code, reason = "it is read by the document alone")]
-            pub struct $name(#[to_schema] ProblemDocument<'static>);
+            pub struct $name(ProblemDocument<'static>);
         )*
     };
 }
@@ -146,7 +146,8 @@ pub fn document() -> Document {
     super::router::routes().split_for_parts().1
 }
 
-/// The document as JSON, in which a parameter is absent or has a value, but is never null.
+/// The document as JSON, in which a parameter is absent or has a value, but is never null, and what an answer may give as
+/// null is always there.
 pub fn json() -> Value {
     let mut document = serde_json::to_value(document()).unwrap_or_default();
     if let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) {
@@ -170,8 +171,33 @@ pub fn json() -> Value {
             // Written out in full, the same type would be another one in every client.
             *items = serde_json::json!({"$ref": format!("#/components/schemas/{item}")});
         }
+        always_there(schema);
     }
     document
+}
+
+/// An answer leaves out what is never null, and gives the rest as null: nobody has to tell three cases apart. What is read
+/// (it takes no other fields) may leave out either.
+fn always_there(schema: &mut Value) {
+    schema.get_mut("allOf").and_then(Value::as_array_mut).into_iter().flatten().for_each(always_there);
+    if schema.get("additionalProperties").is_some() {
+        return;
+    }
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+        return;
+    };
+    let may_be_null = |property: &Value| {
+        property["type"].as_array().is_some_and(|types| types.iter().any(|kind| kind == "null"))
+    };
+    let mut required = schema["required"].as_array().cloned().unwrap_or_default();
+    for (name, property) in properties {
+        if may_be_null(property) && !required.iter().any(|required| required == name) {
+            required.push(name.as_str().into());
+        }
+    }
+    if !required.is_empty() {
+        schema["required"] = required.into();
+    }
 }
 
 fn never_null(schema: &mut Value) {

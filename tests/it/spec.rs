@@ -54,6 +54,50 @@ fn every_operation_is_whole() {
     }
 }
 
+/// Where a type has no name of its own, every generator invents one, and another for each place.
+#[test]
+fn a_generator_finds_a_name_for_every_type() {
+    let document = spec::json();
+    let is_name = |schema: &Value| schema["$ref"].is_string();
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in item.as_object().expect("an item") {
+            let answers = operation["responses"].as_object().expect("responses").iter();
+            let bodies = [("body", &operation["requestBody"])];
+            for (place, message) in answers.map(|(status, answer)| (status.as_str(), answer)).chain(bodies) {
+                for (media, content) in message["content"].as_object().into_iter().flatten() {
+                    let schema = &content["schema"];
+                    match media.as_str() {
+                        "application/problem+json" => {
+                            assert_eq!(schema["$ref"], "#/components/schemas/Problem", "{method} {path}");
+                        }
+                        // What the document itself is, OpenAPI says.
+                        "application/json" => assert!(
+                            is_name(schema) || path == "/openapi.json",
+                            "{method} {path} {place}: {schema}"
+                        ),
+                        _ => assert_eq!(schema["type"], "string", "{method} {path} {place}"),
+                    }
+                }
+            }
+        }
+    }
+    for (name, schema) in document["components"]["schemas"].as_object().expect("schemas") {
+        for variant in schema["oneOf"].as_array().into_iter().flatten() {
+            assert!(is_name(variant), "a variant of {name} has no name: {variant}");
+        }
+        // What is read takes null for what is left out; an answer leaves an object out, or gives it.
+        let is_read = schema["additionalProperties"] == false;
+        for (field, property) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(is_read || property["oneOf"].is_null(), "{name}.{field}: {property}");
+            assert!(property["properties"].is_null(), "{name}.{field} has no name: {property}");
+            let may_be_null = property["type"].is_array();
+            let required =
+                schema["required"].as_array().is_some_and(|names| names.iter().any(|n| n == field));
+            assert!(is_read || !may_be_null || required, "{name}.{field} may be absent or null");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_reference_is_served_whole_by_the_service_itself() {
     let service = Service::start().await;

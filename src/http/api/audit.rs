@@ -182,7 +182,6 @@ pub async fn get_audit_entry(
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "the fields document the parameters which `list_audit_events` reads")]
 pub struct EventQuery {
-    #[param(inline)]
     kind: Option<EventKind>,
     /// About this customer alone.
     customer_id: Option<Uuid>,

@@ -100,6 +100,12 @@ pub fn cosigned(note: String, lines: &[String]) -> String {
     lines.iter().fold(note, |note, line| note + line + "\n")
 }
 
+/// Bytes, and no list of numbers as JSON would have it.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "it is read by the document alone")]
+pub struct Octets(Vec<u8>);
+
 /// A tile of the log
 ///
 /// Hashes of the tree, or log entries, in the files of C2SP tlog-tiles: `tile/<level>/<index>` or `tile/entries/<index>`,
@@ -115,7 +121,7 @@ pub fn cosigned(note: String, lines: &[String]) -> String {
         WhichLog,
     ),
     responses(
-        (status = 200, description = "Up to 256 hashes of 32 bytes, or entries, each behind its length as a big-endian 16-bit number", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 200, description = "Up to 256 hashes of 32 bytes, or entries, each behind its length as a big-endian 16-bit number", body = inline(Octets), content_type = "application/octet-stream"),
         (status = 404, description = "The tree that was last signed has no such tile", body = ProblemDocument<'static>, content_type = "application/problem+json"),
         ReadProblems,
     ),
