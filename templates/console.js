@@ -2,6 +2,8 @@
 // for that of the next one, so that scrolling and focus stay where they are.
 "use strict";
 
+document.documentElement.classList.add("scripted");
+
 const said = (text) => { document.getElementById("said").textContent = text; };
 
 function localTimes(root) {
@@ -76,6 +78,7 @@ document.addEventListener("click", (event) => {
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (form.method !== "get" || form.hasAttribute("data-whole")) return;
+  // `form.action` is a field of that name, where there is one.
   const url = new URL(form.getAttribute("action") ?? location.pathname, location.href);
   const fields = [...new FormData(form, event.submitter)].filter(([, value]) => value !== "");
   url.search = new URLSearchParams(fields).toString();
