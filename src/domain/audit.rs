@@ -131,6 +131,14 @@ pub struct AuditEntry {
     pub timestamp: DateTime<Utc>,
 }
 
+impl AuditEntry {
+    /// The consent after the change. An entry from before the trail tells the tier alone: the rest is read in the most
+    /// private way.
+    pub fn state(&self) -> ConsentState {
+        self.current.as_ref().map_or_else(|| ConsentState::of_tier(self.new_tier), |current| current.0.clone())
+    }
+}
+
 /// What is in the audit log beside the changes of consents.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
 pub struct AuditEvent {

@@ -47,3 +47,14 @@ pub struct Customer {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
+
+/// The least and the greatest id that begin with these digits, with hyphens or without; `None` if no id can.
+pub fn ids_beginning(with: &str) -> Option<(Uuid, Uuid)> {
+    let digits: String = with.chars().filter(|char| *char != '-').collect();
+    let begins = (1..=32).contains(&digits.len()) && digits.chars().all(|char| char.is_ascii_hexdigit());
+    let filled = |filling: char| {
+        let id: String = digits.chars().chain(std::iter::repeat(filling)).take(32).collect();
+        Uuid::try_parse(&id).ok()
+    };
+    if begins { filled('0').zip(filled('f')) } else { None }
+}

@@ -5,6 +5,7 @@ mod audit;
 mod consent;
 mod customer;
 mod erasure;
+mod history;
 mod leaf;
 mod permission;
 mod writer_key;
@@ -15,8 +16,9 @@ pub use consent::{
     AnonymizationLevel, Change, Consent, ConsentRecord, ConsentStatus, ConsentTier, ConsentView,
     MAX_EXPIRY_YEARS, Precondition, Proposal, Refusal, decide, expire, next_time,
 };
-pub use customer::{Customer, CustomerTier};
+pub use customer::{Customer, CustomerTier, ids_beginning};
 pub use erasure::{CustomerField, Erasure, LogOpening, PreviousLog, ranges};
+pub use history::{Stretch, stretches};
 pub use leaf::{
     CONSENT_CHANGED, Commitment, Commitments, LEAF_VERSION, LOG_OPENED, Leaf, LeafFault, LogEntry, LogEvent,
     MAX_BYTES as MAX_LEAF_BYTES, PII_ERASED, PII_READ, PersonalField, Salted, Source, address_text, hex,

@@ -18,6 +18,7 @@ pub mod export;
 pub mod following;
 pub mod idempotency;
 pub mod keys;
+pub mod listing;
 pub mod log;
 pub mod maintenance;
 pub mod migrations;

@@ -1,0 +1,248 @@
+//! Customers with their consents, as they are looked through; and how many consents end on which day.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::{Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::Store;
+use crate::domain::{ConsentRecord, ConsentStatus, ConsentTier};
+use crate::error::Error;
+
+/// Which customers to list.
+#[derive(Clone, Debug, Default)]
+pub struct ListingFilter {
+    /// The least and the greatest id.
+    pub ids: Option<(Uuid, Uuid)>,
+    pub email: Option<String>,
+    /// What was chosen, whether it has come to its end or not; tier `none` is also that of whoever was never asked.
+    pub tier: Option<ConsentTier>,
+    pub status: Option<ConsentStatus>,
+    /// Inclusive.
+    pub expiring_from: Option<DateTime<Utc>>,
+    /// Exclusive.
+    pub expiring_before: Option<DateTime<Utc>>,
+}
+
+impl ListingFilter {
+    /// What comes to its end is listed in the order of the ends, everything else in that of the ids.
+    fn is_by_end(&self) -> bool {
+        self.expiring_from.is_some() || self.expiring_before.is_some()
+    }
+}
+
+/// A customer, and the consent.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Listed {
+    pub email: String,
+    pub company_name: Option<String>,
+    pub is_active: bool,
+    pub created_at: DateTime<Utc>,
+    #[sqlx(flatten)]
+    pub consent: ConsentRecord,
+}
+
+/// Where a customer stands in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Place {
+    /// In a list by the ends of consents.
+    pub expires_at: Option<DateTime<Utc>>,
+    pub customer_id: Uuid,
+}
+
+/// As cursors hold it.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(expires_at) = self.expires_at {
+            write!(f, "{}.", expires_at.timestamp_micros())?;
+        }
+        write!(f, "{}", self.customer_id)
+    }
+}
+
+impl FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (expires_at, id) = match text.split_once('.') {
+            Some((micros, id)) => {
+                let expires_at = micros.parse().ok().and_then(DateTime::from_timestamp_micros).ok_or(())?;
+                (Some(expires_at), id)
+            }
+            None => (None, text),
+        };
+        Ok(Self { expires_at, customer_id: id.parse().map_err(drop)? })
+    }
+}
+
+/// A part of a list.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    pub customers: Vec<Listed>,
+    /// Where it goes on: after this one.
+    pub next: Option<Place>,
+    /// The part is short, since so many were passed that do not match: more may follow all the same.
+    pub is_cut: bool,
+}
+
+/// How many customers one part may pass: what matches rarely is looked for in several steps, each of them quick.
+pub const LOOKED_THROUGH: i64 = 50_000;
+
+/// How many consents of a tier end on a day.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending {
+    pub day: NaiveDate,
+    pub tier: ConsentTier,
+    pub consents: i64,
+}
+
+impl Store {
+    /// A part of the customers, after a place.
+    pub async fn listing(
+        &self,
+        filter: &ListingFilter,
+        after: Option<Place>,
+        shown: i64,
+        now: DateTime<Utc>,
+    ) -> Result<Listing, Error> {
+        let by_end = filter.is_by_end();
+        let place = |listed: &Listed| Place {
+            expires_at: listed.consent.expires_at.filter(|_| by_end),
+            customer_id: listed.consent.customer_id,
+        };
+        let mut query = listing(filter, after, shown + 1, now);
+        let mut customers: Vec<Listed> = query.build_query_as().fetch_all(&self.reads).await?;
+        let is_full = customers.len() > usize::try_from(shown).unwrap_or(usize::MAX);
+        if is_full {
+            customers.pop();
+            let next = customers.last().map(place);
+            return Ok(Listing { customers, next, is_cut: false });
+        }
+        let mut query = QueryBuilder::new("select ");
+        query.push(if by_end { "expires_at" } else { "null::timestamptz as expires_at" }).push(", customer_id");
+        base(&mut query, filter, after);
+        query.push(" offset ").push_bind(LOOKED_THROUGH - 1).push(" limit 1");
+        let next: Option<Place> = query.build_query_as().fetch_optional(&self.reads).await?;
+        Ok(Listing { customers, next, is_cut: next.is_some() })
+    }
+
+    /// A customer who is known, and the consent as it is recorded.
+    pub async fn listed(&self, customer_id: Uuid, now: DateTime<Utc>) -> Result<Option<Listed>, Error> {
+        let filter = ListingFilter { ids: Some((customer_id, customer_id)), ..ListingFilter::default() };
+        Ok(listing(&filter, None, 1, now).build_query_as().fetch_optional(&self.reads).await?)
+    }
+
+    /// How many consents end in a span of time, by day (UTC) and tier.
+    pub async fn endings(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> Result<Vec<Ending>, Error> {
+        let endings = sqlx::query_as!(
+            Ending,
+            r#"
+            select (expires_at at time zone 'UTC')::date as "day!", consent_tier as "tier: ConsentTier",
+              count(*) as "consents!"
+            from vlaapi.customer_data_consent
+            where expires_at >= $1 and expires_at < $2 and consent_tier <> 'none'
+            group by 1, 2
+            order by 1, 2
+            "#,
+            from,
+            until,
+        )
+        .fetch_all(&self.reads)
+        .await?;
+        Ok(endings)
+    }
+}
+
+/// Of a tier that has been chosen, the consents are looked through by tier; otherwise the customers, since not everybody
+/// has a consent that is recorded.
+fn is_by_tier(filter: &ListingFilter) -> bool {
+    filter.is_by_end()
+        || (filter.email.is_none() && filter.tier.is_some_and(|tier| tier != ConsentTier::None))
+}
+
+/// Whoever is looked through, in order, by an index that gives this order.
+fn base(query: &mut QueryBuilder<Postgres>, filter: &ListingFilter, after: Option<Place>) {
+    let table = if is_by_tier(filter) { "customer_data_consent" } else { "customers" };
+    query.push(" from vlaapi.").push(table).push(" where true");
+    if let Some((least, greatest)) = filter.ids {
+        query.push(" and customer_id >= ").push_bind(least).push(" and customer_id <= ").push_bind(greatest);
+    }
+    if filter.is_by_end() {
+        query.push(" and expires_at is not null and consent_tier <> 'none'");
+        if let Some(from) = filter.expiring_from {
+            query.push(" and expires_at >= ").push_bind(from);
+        }
+        if let Some(before) = filter.expiring_before {
+            query.push(" and expires_at < ").push_bind(before);
+        }
+        if let Some(after) = after {
+            query.push(" and (expires_at, customer_id) > (").push_bind(after.expires_at);
+            query.push(", ").push_bind(after.customer_id).push(")");
+        }
+        query.push(" order by expires_at, customer_id");
+        return;
+    }
+    if let Some(tier) = filter.tier.filter(|_| is_by_tier(filter)) {
+        query.push(" and consent_tier = ").push_bind(tier.as_str());
+    }
+    if let Some(email) = &filter.email {
+        query.push(" and email = ").push_bind(email);
+    }
+    if let Some(after) = after {
+        query.push(" and customer_id > ").push_bind(after.customer_id);
+    }
+    query.push(" order by customer_id");
+}
+
+fn listing(
+    filter: &ListingFilter,
+    after: Option<Place>,
+    limit: i64,
+    now: DateTime<Utc>,
+) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::<Postgres>::new(
+        "select c.email, c.company_name, c.is_active, c.created_at, c.customer_id, \
+         coalesce(d.consent_tier, 'none') as consent_tier, coalesce(d.can_store_images, false) as can_store_images, \
+         coalesce(d.can_store_embeddings, false) as can_store_embeddings, \
+         coalesce(d.can_use_for_training, false) as can_use_for_training, \
+         coalesce(d.anonymization_level, 'full') as anonymization_level, d.policy_version, d.consent_granted_at, \
+         case when d.version > 0 then d.consent_updated_at end as consent_updated_at, d.expires_at, \
+         coalesce(d.version, 0) as version, d.audit_id from (select *",
+    );
+    base(&mut query, filter, after);
+    query.push(" limit ").push_bind(LOOKED_THROUGH);
+    query.push(if is_by_tier(filter) {
+        ") d join vlaapi.customers c on c.customer_id = d.customer_id where true"
+    } else {
+        ") c left join vlaapi.customer_data_consent d on d.customer_id = c.customer_id where true"
+    });
+    if let Some(tier) = filter.tier {
+        query.push(" and coalesce(d.consent_tier, 'none') = ").push_bind(tier.as_str());
+    }
+    if let Some(email) = filter.email.as_ref().filter(|_| is_by_tier(filter)) {
+        query.push(" and c.email = ").push_bind(email);
+    }
+    match filter.status {
+        None => {}
+        Some(ConsentStatus::NeverGiven) => {
+            query.push(" and coalesce(d.version, 0) = 0");
+        }
+        Some(ConsentStatus::Withdrawn) => {
+            query.push(" and d.version > 0 and d.consent_tier = 'none'");
+        }
+        Some(ConsentStatus::Expired) => {
+            query.push(" and d.version > 0 and d.consent_tier <> 'none' and d.expires_at <= ").push_bind(now);
+        }
+        Some(ConsentStatus::Active) => {
+            query
+                .push(" and d.version > 0 and d.consent_tier <> 'none' and (d.expires_at is null or d.expires_at > ")
+                .push_bind(now)
+                .push(")");
+        }
+    }
+    query.push(if filter.is_by_end() { " order by d.expires_at, d.customer_id" } else { " order by c.customer_id" });
+    query.push(" limit ").push_bind(limit);
+    query
+}
