@@ -1,3 +1,7 @@
+drop index vlaapi.audit_events_kind_idx;
+drop index vlaapi.customer_data_consent_expires_at_idx;
+create index customer_data_consent_expires_at_idx on vlaapi.customer_data_consent (expires_at)
+  where expires_at is not null;
 create index customer_data_consent_tier_idx on vlaapi.customer_data_consent (consent_tier);
 drop index vlaapi.customer_data_consent_tier_customer_idx;
 drop table vlaapi.consent_days;

@@ -78,6 +78,14 @@ group by day, action, previous_tier, new_tier;
 create index customer_data_consent_tier_customer_idx on vlaapi.customer_data_consent (consent_tier, customer_id);
 drop index vlaapi.customer_data_consent_tier_idx;
 
+-- Consents by their ends: what ends on which day is counted, and listed in order, from the index alone.
+drop index vlaapi.customer_data_consent_expires_at_idx;
+create index customer_data_consent_expires_at_idx on vlaapi.customer_data_consent (expires_at, customer_id)
+  include (consent_tier) where expires_at is not null;
+
+-- Whoever asks who looked passes no erasures.
+create index audit_events_kind_idx on vlaapi.audit_events (kind, audit_id);
+
 grant select, insert, update, delete on vlaapi.console_sessions to vlaapi_app;
 grant select on vlaapi.consent_moves to vlaapi_app;
 grant select, insert, update on vlaapi.consent_days to vlaapi_app;

@@ -135,7 +135,9 @@ impl AuditEntry {
     /// The consent after the change. An entry from before the trail tells the tier alone: the rest is read in the most
     /// private way.
     pub fn state(&self) -> ConsentState {
-        self.current.as_ref().map_or_else(|| ConsentState::of_tier(self.new_tier), |current| current.0.clone())
+        self.current
+            .as_ref()
+            .map_or_else(|| ConsentState::of_tier(self.new_tier), |current| current.0.clone())
     }
 }
 

@@ -33,11 +33,19 @@ pub fn stretches(entries: &[AuditEntry], until: DateTime<Utc>) -> Vec<Stretch> {
             entry.version,
             Some(entry.audit_id),
         );
-        let middle = state.expires_at.map_or(end, |expires_at| expires_at.clamp(entry.timestamp, end.max(entry.timestamp)));
+        let middle = state
+            .expires_at
+            .map_or(end, |expires_at| expires_at.clamp(entry.timestamp, end.max(entry.timestamp)));
         for (from, until) in [(entry.timestamp, middle), (middle, end)] {
             if from < until {
                 let status = record.status(from);
-                stretches.push(Stretch { from, until, state: state.clone(), status, audit_id: entry.audit_id });
+                stretches.push(Stretch {
+                    from,
+                    until,
+                    state: state.clone(),
+                    status,
+                    audit_id: entry.audit_id,
+                });
             }
         }
     }

@@ -17,7 +17,7 @@ pub struct ListingFilter {
     /// The least and the greatest id.
     pub ids: Option<(Uuid, Uuid)>,
     pub email: Option<String>,
-    /// What was chosen, whether it has come to its end or not; tier `none` is also that of whoever was never asked.
+    /// What was decided, whether it has come to its end or not.
     pub tier: Option<ConsentTier>,
     pub status: Option<ConsentStatus>,
     /// Inclusive.
@@ -29,7 +29,14 @@ pub struct ListingFilter {
 impl ListingFilter {
     /// What comes to its end is listed in the order of the ends, everything else in that of the ids.
     fn is_by_end(&self) -> bool {
-        self.expiring_from.is_some() || self.expiring_before.is_some()
+        self.expiring_from.is_some()
+            || self.expiring_before.is_some()
+            || self.status == Some(ConsentStatus::Expired)
+    }
+
+    /// What was decided is looked for among the consents, anything else among the customers: not everybody has decided.
+    fn is_of_consents(&self) -> bool {
+        self.is_by_end() || (self.email.is_none() && self.tier.is_some())
     }
 }
 
@@ -88,7 +95,7 @@ pub struct Listing {
 }
 
 /// How many customers one part may pass: what matches rarely is looked for in several steps, each of them quick.
-pub const LOOKED_THROUGH: i64 = 50_000;
+pub const LOOKED_THROUGH: i64 = 20_000;
 
 /// How many consents of a tier end on a day.
 #[derive(Clone, Copy, Debug)]
@@ -120,9 +127,8 @@ impl Store {
             let next = customers.last().map(place);
             return Ok(Listing { customers, next, is_cut: false });
         }
-        let mut query = QueryBuilder::new("select ");
-        query.push(if by_end { "expires_at" } else { "null::timestamptz as expires_at" }).push(", customer_id");
-        base(&mut query, filter, after);
+        let mut query = QueryBuilder::new("");
+        keys(&mut query, filter, after, now);
         query.push(" offset ").push_bind(LOOKED_THROUGH - 1).push(" limit 1");
         let next: Option<Place> = query.build_query_as().fetch_optional(&self.reads).await?;
         Ok(Listing { customers, next, is_cut: next.is_some() })
@@ -155,27 +161,46 @@ impl Store {
     }
 }
 
-/// Of a tier that has been chosen, the consents are looked through by tier; otherwise the customers, since not everybody
-/// has a consent that is recorded.
-fn is_by_tier(filter: &ListingFilter) -> bool {
-    filter.is_by_end()
-        || (filter.email.is_none() && filter.tier.is_some_and(|tier| tier != ConsentTier::None))
-}
-
-/// Whoever is looked through, in order, by an index that gives this order.
-fn base(query: &mut QueryBuilder<Postgres>, filter: &ListingFilter, after: Option<Place>) {
-    let table = if is_by_tier(filter) { "customer_data_consent" } else { "customers" };
+/// Whoever is looked through, in order: all of it is in an index which has this order.
+fn keys(
+    query: &mut QueryBuilder<Postgres>,
+    filter: &ListingFilter,
+    after: Option<Place>,
+    now: DateTime<Utc>,
+) {
+    let by_end = filter.is_by_end();
+    query.push(if by_end {
+        "select expires_at, customer_id"
+    } else {
+        "select null::timestamptz as expires_at, customer_id"
+    });
+    let table = if filter.is_of_consents() { "customer_data_consent" } else { "customers" };
     query.push(" from vlaapi.").push(table).push(" where true");
     if let Some((least, greatest)) = filter.ids {
         query.push(" and customer_id >= ").push_bind(least).push(" and customer_id <= ").push_bind(greatest);
     }
-    if filter.is_by_end() {
+    if let Some(tier) = filter.tier.filter(|_| filter.is_of_consents()) {
+        query.push(" and consent_tier = ").push_bind(tier.as_str());
+    }
+    if let Some(email) = filter.email.as_ref().filter(|_| !filter.is_of_consents()) {
+        query.push(" and email = ").push_bind(email);
+    }
+    if by_end {
         query.push(" and expires_at is not null and consent_tier <> 'none'");
         if let Some(from) = filter.expiring_from {
             query.push(" and expires_at >= ").push_bind(from);
         }
         if let Some(before) = filter.expiring_before {
             query.push(" and expires_at < ").push_bind(before);
+        }
+        match filter.status {
+            Some(ConsentStatus::Expired) => {
+                query.push(" and expires_at <= ").push_bind(now);
+            }
+            Some(ConsentStatus::Active) => {
+                query.push(" and expires_at > ").push_bind(now);
+            }
+            _ => {}
         }
         if let Some(after) = after {
             query.push(" and (expires_at, customer_id) > (").push_bind(after.expires_at);
@@ -184,18 +209,14 @@ fn base(query: &mut QueryBuilder<Postgres>, filter: &ListingFilter, after: Optio
         query.push(" order by expires_at, customer_id");
         return;
     }
-    if let Some(tier) = filter.tier.filter(|_| is_by_tier(filter)) {
-        query.push(" and consent_tier = ").push_bind(tier.as_str());
-    }
-    if let Some(email) = &filter.email {
-        query.push(" and email = ").push_bind(email);
-    }
     if let Some(after) = after {
         query.push(" and customer_id > ").push_bind(after.customer_id);
     }
     query.push(" order by customer_id");
 }
 
+/// The rows are looked up one by one, in the order of the keys: whatever the planner thinks of how many match, it can
+/// neither read a whole table nor sort one.
 fn listing(
     filter: &ListingFilter,
     after: Option<Place>,
@@ -203,25 +224,25 @@ fn listing(
     now: DateTime<Utc>,
 ) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::<Postgres>::new(
-        "select c.email, c.company_name, c.is_active, c.created_at, c.customer_id, \
+        "select c.email, c.company_name, c.is_active, c.created_at, k.customer_id, \
          coalesce(d.consent_tier, 'none') as consent_tier, coalesce(d.can_store_images, false) as can_store_images, \
          coalesce(d.can_store_embeddings, false) as can_store_embeddings, \
          coalesce(d.can_use_for_training, false) as can_use_for_training, \
          coalesce(d.anonymization_level, 'full') as anonymization_level, d.policy_version, d.consent_granted_at, \
          case when d.version > 0 then d.consent_updated_at end as consent_updated_at, d.expires_at, \
-         coalesce(d.version, 0) as version, d.audit_id from (select *",
+         coalesce(d.version, 0) as version, d.audit_id from (",
     );
-    base(&mut query, filter, after);
+    keys(&mut query, filter, after, now);
     query.push(" limit ").push_bind(LOOKED_THROUGH);
-    query.push(if is_by_tier(filter) {
-        ") d join vlaapi.customers c on c.customer_id = d.customer_id where true"
-    } else {
-        ") c left join vlaapi.customer_data_consent d on d.customer_id = c.customer_id where true"
-    });
+    query.push(
+        ") k left join lateral (select * from vlaapi.customer_data_consent d where d.customer_id = k.customer_id \
+         limit 1) d on true \
+         join lateral (select * from vlaapi.customers c where c.customer_id = k.customer_id limit 1) c on true where true",
+    );
     if let Some(tier) = filter.tier {
-        query.push(" and coalesce(d.consent_tier, 'none') = ").push_bind(tier.as_str());
+        query.push(" and d.version > 0 and d.consent_tier = ").push_bind(tier.as_str());
     }
-    if let Some(email) = filter.email.as_ref().filter(|_| is_by_tier(filter)) {
+    if let Some(email) = filter.email.as_ref().filter(|_| filter.is_of_consents()) {
         query.push(" and c.email = ").push_bind(email);
     }
     match filter.status {
@@ -242,7 +263,11 @@ fn listing(
                 .push(")");
         }
     }
-    query.push(if filter.is_by_end() { " order by d.expires_at, d.customer_id" } else { " order by c.customer_id" });
+    query.push(if filter.is_by_end() {
+        " order by k.expires_at, k.customer_id"
+    } else {
+        " order by k.customer_id"
+    });
     query.push(" limit ").push_bind(limit);
     query
 }
