@@ -174,6 +174,38 @@ impl Store {
         Ok((row.before, row.after))
     }
 
+    /// The entries of one customer which made the version before this one, this one, and the one after it.
+    pub async fn versions_around(
+        &self,
+        customer_id: Uuid,
+        version: i32,
+    ) -> Result<[Option<AuditEntry>; 3], Error> {
+        let entries = sqlx::query_as!(
+            AuditEntry,
+            r#"
+            select audit_id, customer_id, action as "action: AuditAction", version,
+              previous_tier as "previous_tier: ConsentTier", new_tier as "new_tier: ConsentTier",
+              previous as "previous: Json<ConsentState>", current as "current: Json<ConsentState>",
+              changed_by, on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp
+            from vlaapi.customer_consent_audit
+            where customer_id = $1 and version between $2 - 1 and $2 + 1
+            "#,
+            customer_id,
+            version,
+        )
+        .fetch_all(&self.reads)
+        .await?;
+        let mut around = [None, None, None];
+        for entry in entries {
+            if let Some(place) =
+                usize::try_from(entry.version - version + 1).ok().and_then(|at| around.get_mut(at))
+            {
+                *place = Some(entry);
+            }
+        }
+        Ok(around)
+    }
+
     /// Whether the customer is known, or has a trail although it was deleted.
     pub async fn has_trail(&self, customer_id: Uuid) -> Result<bool, Error> {
         let known = sqlx::query_scalar!(

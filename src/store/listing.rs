@@ -36,7 +36,11 @@ impl ListingFilter {
 
     /// What was decided is looked for among the consents, anything else among the customers: not everybody has decided.
     fn is_of_consents(&self) -> bool {
-        self.is_by_end() || (self.email.is_none() && self.tier.is_some())
+        self.is_by_end() || (self.email.is_none() && self.decided_tier().is_some())
+    }
+
+    fn decided_tier(&self) -> Option<ConsentTier> {
+        self.tier.or((self.status == Some(ConsentStatus::Withdrawn)).then_some(ConsentTier::None))
     }
 }
 
@@ -179,7 +183,7 @@ fn keys(
     if let Some((least, greatest)) = filter.ids {
         query.push(" and customer_id >= ").push_bind(least).push(" and customer_id <= ").push_bind(greatest);
     }
-    if let Some(tier) = filter.tier.filter(|_| filter.is_of_consents()) {
+    if let Some(tier) = filter.decided_tier().filter(|_| filter.is_of_consents()) {
         query.push(" and consent_tier = ").push_bind(tier.as_str());
     }
     if let Some(email) = filter.email.as_ref().filter(|_| !filter.is_of_consents()) {

@@ -9,15 +9,20 @@ use axum::routing::{get, post};
 
 use super::AppState;
 
+mod access;
 mod chart;
+mod customer;
+mod customers;
 mod entry;
 mod entry_view;
+mod expiring;
 mod overview;
 mod paging;
 mod reveal;
 mod session;
 mod shell;
 mod trail;
+mod withdrawal;
 
 pub fn routes(state: &AppState) -> Router<AppState> {
     Router::new()
@@ -26,6 +31,14 @@ pub fn routes(state: &AppState) -> Router<AppState> {
         .route("/console/audit.csv", get(trail::csv))
         .route("/console/audit.ndjson", get(trail::ndjson))
         .route("/console/audit/{audit_id}", get(entry::page))
+        .route("/console/customers", get(customers::page))
+        .route("/console/customers/{customer_id}", get(customer::page))
+        .route(
+            "/console/customers/{customer_id}/withdrawal",
+            get(withdrawal::page).post(withdrawal::withdraw),
+        )
+        .route("/console/expiring", get(expiring::page))
+        .route("/console/access", get(access::page))
         .route("/console/reveal", post(reveal::reveal))
         .route_layer(from_fn_with_state(state.clone(), session::required))
         .route("/console/sign-in", get(session::sign_in_page).post(session::sign_in))

@@ -44,11 +44,34 @@ impl<P: FromStr + Display> Paging<P> {
         let more = items.len() > shown;
         items.truncate(shown);
         let last = items.last().filter(|_| more)?;
-        let sealed =
-            state.cursors.seal(&format!("{}?{}", self.path, self.filter), &position(last).to_string());
-        let separator = if self.filter.is_empty() { "" } else { "&" };
-        Some(format!("{}?{}{separator}{CURSOR}={sealed}", self.path, self.filter))
+        Some(self.going_on(state, &position(last)))
     }
+
+    /// The way to the part after an item.
+    pub fn going_on(&self, state: &AppState, after: &P) -> String {
+        let sealed = state.cursors.seal(&format!("{}?{}", self.path, self.filter), &after.to_string());
+        let separator = if self.filter.is_empty() { "" } else { "&" };
+        format!("{}?{}{separator}{CURSOR}={sealed}", self.path, self.filter)
+    }
+}
+
+/// A filter that can be taken off.
+#[derive(Debug)]
+pub struct Chip {
+    pub label: &'static str,
+    pub value: String,
+    /// The page without it.
+    pub without: String,
+}
+
+/// The filters that a page's address holds: `fields` are their names and values, `labels` what the names are called.
+pub fn chips(uri: &Uri, fields: &[(&'static str, String)], labels: &[(&str, &'static str)]) -> Vec<Chip> {
+    let chip = |(name, value): &(&'static str, String)| Chip {
+        label: labels.iter().find(|(field, _)| field == name).map_or(*name, |(_, label)| *label),
+        value: value.clone(),
+        without: with_query(uri.path(), &query_without(uri, &[name, CURSOR, "reveal"])),
+    };
+    fields.iter().map(chip).collect()
 }
 
 /// A page's query without some of its fields, and without those that are blank.

@@ -8,7 +8,7 @@ use chrono::{DateTime, Datelike as _, Days, Months, NaiveDate, TimeDelta, Timeli
 
 use super::chart::{self, Bar, Bars, TimeScale, midnight};
 use super::entry_view::EntryView;
-use super::paging::{Paging, query_without, with_query};
+use super::paging::{Chip, Paging, chips, query_without, with_query};
 use super::reveal::{self, Sight};
 use super::session::Visitor;
 use super::shell::{Place, Shell};
@@ -46,14 +46,6 @@ const LABELS: [(&str, &str); 9] = [
     ("since", "from"),
     ("until", "to"),
 ];
-
-/// A filter that can be taken off.
-#[derive(Debug)]
-struct Chip {
-    label: &'static str,
-    value: String,
-    without: String,
-}
 
 impl TrailFilter {
     pub fn read(params: &mut Params) -> Self {
@@ -103,15 +95,6 @@ impl TrailFilter {
         self.fields.iter().find(|(field, _)| *field == name).map_or("", |(_, value)| value)
     }
 
-    fn chips(&self, uri: &Uri) -> Vec<Chip> {
-        let chip = |(name, value): &(&'static str, String)| Chip {
-            label: LABELS.iter().find(|(field, _)| field == name).map_or(*name, |(_, label)| *label),
-            value: value.clone(),
-            without: with_query(PATH, &query_without(uri, &[name, "cursor", "reveal"])),
-        };
-        self.fields.iter().map(chip).collect()
-    }
-
     /// Whether the counts by day tell how many entries this lets through: of whole days, by action and tiers alone.
     fn is_counted_by_day(&self) -> bool {
         let AuditFilter { customer_id, changed_by, ip_address, request_id, since, until, .. } = &self.filter;
@@ -136,7 +119,8 @@ pub fn to(text: &str) -> Result<DateTime<Utc>, Broken> {
     instant(text).map(|(time, is_day)| if is_day { time + Days::new(1) } else { time })
 }
 
-fn instant(text: &str) -> Result<(DateTime<Utc>, bool), Broken> {
+/// An instant, or the beginning of a day; and whether it is a day.
+pub fn instant(text: &str) -> Result<(DateTime<Utc>, bool), Broken> {
     if let Ok(day) = text.parse::<NaiveDate>()
         && (1..=9999).contains(&day.year())
     {
@@ -188,7 +172,7 @@ pub async fn page(
     let histogram = Histogram::read(&state, &chosen, &uri, shell.now).await?;
     let trail = Trail {
         entries: found.iter().map(|entry| EntryView::new(entry, &sight)).collect(),
-        chips: chosen.chips(&uri),
+        chips: chips(&uri, &chosen.fields, &LABELS),
         presets: presets(&uri, shell.now),
         newest: paging.after.is_some().then(|| paging.first()),
         query: query_without(&uri, &["cursor", "reveal"]),

@@ -7,13 +7,16 @@ use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, 
 
 mod area;
 mod bars;
+mod steps;
 
 pub use area::{Layer, area};
 pub use bars::{Bar, Bars, bars};
+pub use steps::{Line, Mark, Step, Steps, steps};
 
 /// Units of the drawing; it is scaled to the room it gets.
 const WIDTH: f64 = 1132.0;
 const LEFT: f64 = 60.0;
+const NAMES: f64 = 96.0;
 const RIGHT: f64 = 12.0;
 
 /// The beginning of a day (UTC).
@@ -26,19 +29,27 @@ pub fn midnight(day: NaiveDate) -> DateTime<Utc> {
 pub struct TimeScale {
     pub from: DateTime<Utc>,
     pub to: DateTime<Utc>,
+    /// Where it begins.
+    left: f64,
 }
 
 impl TimeScale {
     /// A span of at least a minute, so that there is something to divide.
     pub fn new(from: DateTime<Utc>, to: DateTime<Utc>) -> Self {
-        Self { from, to: to.max(from + TimeDelta::minutes(1)) }
+        Self { from, to: to.max(from + TimeDelta::minutes(1)), left: LEFT }
+    }
+
+    /// With more room beside it: for names, where others have numbers.
+    #[must_use]
+    pub fn beside_names(self) -> Self {
+        Self { left: NAMES, ..self }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of centuries fit the mantissa")]
     pub fn x(&self, time: DateTime<Utc>) -> f64 {
         let whole = (self.to - self.from).num_milliseconds() as f64;
         let part = (time.clamp(self.from, self.to) - self.from).num_milliseconds() as f64;
-        LEFT + (WIDTH - LEFT - RIGHT) * part / whole
+        self.left + (WIDTH - self.left - RIGHT) * part / whole
     }
 
     /// About a dozen moments which people count by, and what they are called.
