@@ -12,6 +12,7 @@ TOOLS := .ci/tools
 VENV := .venv
 PYTHON_TOOLS := $(VENV)/.installed
 NODE_TOOLS := $(TOOLS)/node_modules/.installed
+CLIENT_TOOLS := examples/typescript/node_modules/.installed
 CARGO_DENY := $(TOOLS)/cargo/bin/cargo-deny-$(CARGO_DENY_VERSION)
 
 .DEFAULT_GOAL := help
@@ -35,6 +36,7 @@ build: ## Build the program, in release
 .PHONY: format
 format: ## Format the code
 	$(CARGO) fmt
+	rustfmt --edition 2024 examples/rust/src/bin/*.rs
 
 .PHONY: sqlx
 sqlx: ## Describe the checked queries anew: writes .sqlx
@@ -61,16 +63,17 @@ bench-audit: ## Measure the audit log beside the same service without it (more: 
 .PHONY: clean
 clean: ## Remove what was built and the tools that were installed; data stays
 	$(CARGO) clean
-	rm -rf $(VENV) $(TOOLS)/node_modules $(TOOLS)/cargo
+	rm -rf $(VENV) $(TOOLS)/node_modules $(TOOLS)/cargo examples/*/node_modules examples/*/generated
 
 ##@ What CI does
 
 .PHONY: ci
-ci: fmt clippy doc deny scripts spec docker-lint sqlx-check test foreign schemathesis ## Everything below, and the tests
+ci: fmt clippy doc deny scripts spec spec-diff docker-lint sqlx-check test foreign schemathesis clients ## Everything below, and the tests
 
 .PHONY: fmt
 fmt: ## The code is formatted
 	$(CARGO) fmt --check
+	rustfmt --edition 2024 --check examples/rust/src/bin/*.rs
 
 .PHONY: clippy
 clippy: ## No warning in any target
@@ -86,7 +89,7 @@ deny: $(CARGO_DENY) ## Dependencies: licences, bans, sources
 
 .PHONY: scripts
 scripts: $(PYTHON_TOOLS) ## The shell scripts have no trap that shellcheck knows
-	$(VENV)/bin/shellcheck .ci/run .ci/run-tests .ci/with-postgres .ci/with-database .ci/query-metadata .ci/schemathesis .ci/foreign \
+	$(VENV)/bin/shellcheck .ci/run .ci/run-tests .ci/with-postgres .ci/with-database .ci/query-metadata .ci/schemathesis .ci/foreign .ci/clients \
 	  deploy/compose/make-secrets deploy/compose/roles.sh
 
 .PHONY: sqlx-check
@@ -100,6 +103,11 @@ spec: $(PYTHON_TOOLS) $(NODE_TOOLS) ## openapi/openapi.json: openapi-spec-valida
 	REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true PATH="$(CURDIR)/$(VENV)/bin:$$PATH" \
 	  $(TOOLS)/node_modules/.bin/redocly lint --config=.redocly.yaml --max-problems=1000 openapi/openapi.json
 
+.PHONY: spec-diff
+spec-diff: $(NODE_TOOLS) ## openapi/openapi.json breaks nothing that openapi/released.json promised, but what is accepted
+	$(VENV)/bin/node --test --test-reporter=dot .ci/spec-diff.test.mjs
+	$(VENV)/bin/node .ci/spec-diff.mjs openapi/released.json openapi/openapi.json openapi/accepted-breaks.json
+
 .PHONY: schemathesis
 schemathesis: $(PYTHON_TOOLS) ## A running service keeps to its document, whatever is sent
 	@.ci/with-postgres .ci/schemathesis
@@ -107,6 +115,10 @@ schemathesis: $(PYTHON_TOOLS) ## A running service keeps to its document, whatev
 .PHONY: foreign
 foreign: $(PYTHON_TOOLS) ## Packages that are not ours verify an export of the audit log
 	@.ci/with-postgres .ci/foreign
+
+.PHONY: clients
+clients: $(PYTHON_TOOLS) $(CLIENT_TOOLS) ## Clients that five generators make, against a running service; and examples/ (see docs/clients.md)
+	@.ci/with-postgres .ci/clients
 
 .PHONY: docker-lint
 docker-lint: $(PYTHON_TOOLS) ## The Dockerfile
@@ -144,6 +156,10 @@ $(PYTHON_TOOLS): $(TOOLS)/requirements.txt
 # No script of a package is run: one of them reports the installation to its author.
 $(NODE_TOOLS): $(TOOLS)/package-lock.json $(PYTHON_TOOLS)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --prefix $(TOOLS) --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(CLIENT_TOOLS): examples/typescript/package-lock.json $(PYTHON_TOOLS)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --prefix examples/typescript --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(CARGO_DENY):
