@@ -221,13 +221,22 @@ impl Store {
     }
 }
 
+/// What is read of an entry.
+const ENTRIES: &str = "select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, \
+                       on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp \
+                       from vlaapi.customer_consent_audit";
+
+/// The statement for some entries, newest first.
+pub(super) fn entries_of(audit_ids: &[i64]) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::<Postgres>::new(ENTRIES);
+    query.push(" where audit_id = any(").push_bind(audit_ids.to_vec()).push(") order by audit_id desc");
+    query
+}
+
 /// The statement for a page of entries, newest first, below `before`.
 pub(super) fn entries(filter: &AuditFilter, before: Option<Position>, limit: i64) -> QueryBuilder<Postgres> {
-    let mut query = QueryBuilder::<Postgres>::new(
-        "select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, \
-         on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp \
-         from vlaapi.customer_consent_audit where true",
-    );
+    let mut query = QueryBuilder::<Postgres>::new(ENTRIES);
+    query.push(" where true");
     if let Some(before) = before {
         if filter.is_window() {
             query.push(" and (timestamp, audit_id) < (").push_bind(before.timestamp);

@@ -13,7 +13,7 @@ use sqlx::{Decode, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::Store;
-use super::audit::{AuditFilter, Position, entries};
+use super::audit::{AuditFilter, Position, entries, entries_of};
 use crate::domain::{AnonymizationLevel, ConsentTier};
 use crate::error::Error;
 
@@ -77,6 +77,11 @@ impl Store {
     ) -> Result<RawPage, Error> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         Ok(RawPage(entries(filter, before, limit).build().fetch_all(&self.reads).await?))
+    }
+
+    /// Some entries, unread, newest first.
+    pub async fn raw_entries_of(&self, audit_ids: &[i64]) -> Result<RawPage, Error> {
+        Ok(RawPage(entries_of(audit_ids).build().fetch_all(&self.reads).await?))
     }
 }
 

@@ -14,6 +14,7 @@ pub mod consents;
 pub mod customers;
 pub mod demo;
 pub mod erasure;
+pub mod evidence;
 pub mod export;
 pub mod following;
 pub mod idempotency;

@@ -54,7 +54,8 @@ impl Format {
         best.and_then(|(_, format)| format)
     }
 
-    fn write(self, page: &RawPage, places: Range<usize>) -> Result<Vec<u8>, Error> {
+    /// Some entries of a page, without a header.
+    pub fn write(self, page: &RawPage, places: Range<usize>) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::with_capacity(places.len() * 1024);
         match self {
             Self::Csv => csv(&mut bytes, page, places)?,
@@ -227,7 +228,7 @@ fn csv(bytes: &mut Vec<u8>, page: &RawPage, places: Range<usize>) -> Result<(), 
     writer.flush().map_err(|error| Error::Internal(error.to_string()))
 }
 
-static CSV_HEADER: [&str; 25] = [
+pub static CSV_HEADER: [&str; 25] = [
     "audit_id",
     "timestamp",
     "customer_id",

@@ -16,7 +16,7 @@ use crate::http::extract::{Caller, PathAuditId};
 use crate::http::input::Params;
 use crate::http::problem::Problem;
 use crate::http::spec::{ReadProblems, UnknownAuditEntry};
-use crate::tlog::tree::leaf_hash;
+use crate::tlog::tree::{Hash, leaf_hash};
 use crate::tlog::{LogProof, Note};
 
 /// What opens the commitment to a personal field: `SHA-256("consentd/field/v1\0" ‖ u16 len(field) ‖ field ‖ u32 len(value) ‖
@@ -114,9 +114,7 @@ pub async fn get_audit_proof(
     let checkpoint =
         Note::parse(&cosigned(signed.note, &lines)).map_err(|fault| damaged(fault.to_string()))?;
     let origin = checkpoint.text.lines().next().unwrap_or_default().to_owned();
-    let extra = serde_json::to_vec(&Extra { leaf: &text, openings: &openings })
-        .map_err(|error| Error::Internal(error.to_string()))?;
-    let tlog_proof = LogProof { extra: Some(extra), index: leaf_index, hashes, checkpoint }.to_string();
+    let tlog_proof = proof_file(&text, &openings, leaf_index, hashes, checkpoint)?;
     if wants_text(&headers) {
         let name = format!("attachment; filename=\"{audit_id}.tlog-proof\"");
         let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"));
@@ -136,6 +134,19 @@ pub async fn get_audit_proof(
     Ok(answer(StatusCode::OK, &proof))
 }
 
+/// The proof as a file: what foreign tools read, with the leaf and what opens its commitments in the line for extras.
+pub fn proof_file(
+    leaf: &str,
+    openings: &[Opening],
+    index: u64,
+    hashes: Vec<Hash>,
+    checkpoint: Note,
+) -> Result<String, Error> {
+    let extra =
+        serde_json::to_vec(&Extra { leaf, openings }).map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(LogProof { extra: Some(extra), index, hashes, checkpoint }.to_string())
+}
+
 /// What belongs to no customer is the operators'.
 fn reaches(caller: &Caller, customer_id: Option<uuid::Uuid>) -> bool {
     match customer_id {
@@ -144,7 +155,8 @@ fn reaches(caller: &Caller, customer_id: Option<uuid::Uuid>) -> bool {
     }
 }
 
-fn openings(entry: &LogEntry) -> Vec<Opening> {
+/// What opens the commitments to the fields of an entry that are not erased.
+pub fn openings(entry: &LogEntry) -> Vec<Opening> {
     entry
         .personal
         .iter()

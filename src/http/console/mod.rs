@@ -16,6 +16,7 @@ mod customers;
 mod entry;
 mod entry_view;
 mod expiring;
+mod evidence;
 mod overview;
 mod paging;
 mod reveal;
@@ -39,6 +40,8 @@ pub fn routes(state: &AppState) -> Router<AppState> {
         )
         .route("/console/expiring", get(expiring::page))
         .route("/console/access", get(access::page))
+        .route("/console/audit/evidence.zip", get(evidence::of_trail))
+        .route("/console/customers/{customer_id}/evidence.zip", get(evidence::of_customer))
         .route("/console/reveal", post(reveal::reveal))
         .route_layer(from_fn_with_state(state.clone(), session::required))
         .route("/console/sign-in", get(session::sign_in_page).post(session::sign_in))

@@ -1,6 +1,6 @@
 //! Leaves, nodes and checkpoints, for proofs, tiles and verification.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -338,6 +338,32 @@ impl Store {
             return Err(damaged("a node of the tree is missing"));
         }
         Ok(proof(&mut |node| found[&node]))
+    }
+
+    /// Proofs that a tree of this size has these leaves, all of which it must have: what several take is read once.
+    pub async fn inclusion_proofs(
+        &self,
+        log_id: i32,
+        leaves: &[u64],
+        size: u64,
+    ) -> Result<Vec<Vec<Hash>>, Error> {
+        let mut asked = BTreeSet::new();
+        for leaf_index in leaves {
+            tree::inclusion_proof(*leaf_index, size, |node| {
+                asked.insert(node);
+                tree::empty_root()
+            });
+        }
+        let asked: Vec<Node> = asked.into_iter().collect();
+        let found = self.hashes(log_id, &asked).await?;
+        if asked.iter().any(|node| !found.contains_key(node)) {
+            return Err(damaged("a node of the tree is missing"));
+        }
+        let proofs = leaves.iter().map(|leaf_index| {
+            tree::inclusion_proof(*leaf_index, size, |node| found[&node])
+                .ok_or_else(|| damaged("a leaf lies beyond the tree"))
+        });
+        proofs.collect()
     }
 
     /// The entry or event with its mac and salts.
