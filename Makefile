@@ -52,6 +52,10 @@ openapi: ## Write openapi/openapi.json from the handlers
 demo: ## Fill the private database with demo data, while no service runs on it (more: make demo ARGS="--customers 5000")
 	@.ci/with-postgres $(CARGO) run --release --locked -- demo $(ARGS)
 
+.PHONY: pictures
+pictures: $(NODE_TOOLS) ## Take the pictures of the README anew, in a real browser
+	@PICTURES=docs/pictures .ci/with-postgres .ci/browser
+
 .PHONY: bench
 bench: ## Measure the speed beside what the machine can do (more: make bench ARGS="--quick --only reads,put")
 	@.ci/with-postgres bench/speed $(ARGS)
@@ -68,7 +72,7 @@ clean: ## Remove what was built and the tools that were installed; data stays
 ##@ What CI does
 
 .PHONY: ci
-ci: fmt clippy doc deny scripts spec spec-diff docker-lint sqlx-check test foreign schemathesis clients ## Everything below, and the tests
+ci: fmt clippy doc deny scripts spec spec-diff docker-lint sqlx-check test foreign schemathesis clients browser-test ## Everything below, and the tests
 
 .PHONY: fmt
 fmt: ## The code is formatted
@@ -89,7 +93,7 @@ deny: $(CARGO_DENY) ## Dependencies: licences, bans, sources
 
 .PHONY: scripts
 scripts: $(PYTHON_TOOLS) ## The shell scripts have no trap that shellcheck knows
-	$(VENV)/bin/shellcheck .ci/run .ci/run-tests .ci/with-postgres .ci/with-database .ci/query-metadata .ci/schemathesis .ci/foreign .ci/clients \
+	$(VENV)/bin/shellcheck .ci/run .ci/run-tests .ci/with-postgres .ci/with-database .ci/query-metadata .ci/schemathesis .ci/foreign .ci/clients .ci/browser \
 	  deploy/compose/make-secrets deploy/compose/roles.sh
 
 .PHONY: sqlx-check
@@ -119,6 +123,10 @@ foreign: $(PYTHON_TOOLS) ## Packages that are not ours verify an export of the a
 .PHONY: clients
 clients: $(PYTHON_TOOLS) $(CLIENT_TOOLS) ## Clients that five generators make, against a running service; and examples/ (see docs/clients.md)
 	@.ci/with-postgres .ci/clients
+
+.PHONY: browser-test
+browser-test: $(NODE_TOOLS) ## The pages in a real browser (more: make browser-test ARGS="tests/browser/trail.test.mjs")
+	@.ci/with-postgres .ci/browser $(ARGS)
 
 .PHONY: docker-lint
 docker-lint: $(PYTHON_TOOLS) ## The Dockerfile

@@ -1,0 +1,123 @@
+// Every page there is, found by following the links from the beginning: in light and dark, and in three widths.
+
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+import { barriers, misuses, open, signIn } from "./house.mjs";
+import { ADDRESS, CANARY_CUSTOMER, api } from "./service.mjs";
+
+const WIDTHS = [320, 1024, 1600];
+/** So many addresses are asked for at most while links are followed. */
+const BOUND = 150;
+
+/** What kind of page an address leads to: its path, without what is particular. */
+const kind = (address) =>
+  address.pathname.replace(/[0-9a-f]{8}-[0-9a-f-]{27}/g, "{id}").replace(/\/\d+(?=\/|$)/g, "/{number}");
+
+const isPage = ({ origin, pathname }) =>
+  origin === ADDRESS && /^\/(console|my)(\/|$)/.test(pathname) && !/\.(csv|ndjson|zip)$/.test(pathname);
+
+const unescaped = (text) => text.replaceAll("&amp;", "&").replaceAll("&#38;", "&");
+
+/** Follows the links of every kind of page once or twice: a page of each kind with what was served, and links to nowhere. */
+async function crawl(request, beginnings) {
+  const pages = new Map();
+  const broken = [];
+  const counts = new Map();
+  const asked = new Set();
+  const queue = beginnings.map((path) => ({ address: new URL(path, ADDRESS), from: "the beginning" }));
+  while (queue.length > 0) {
+    const { address, from } = queue.shift();
+    const found = kind(address);
+    if (asked.has(address.href) || counts.get(found) >= 2) continue;
+    asked.add(address.href);
+    counts.set(found, (counts.get(found) ?? 0) + 1);
+    assert.ok(asked.size <= BOUND, `more than ${BOUND} pages were found: is there an end?`);
+    const answer = await request.get(address.href, { headers: { accept: "text/html" } });
+    const path = address.pathname + address.search;
+    if (!answer.ok()) broken.push(`${path} answers ${answer.status()}, and ${from} leads there`);
+    if (!answer.ok() || !answer.headers()["content-type"]?.startsWith("text/html")) continue;
+    const markup = await answer.text();
+    if (!pages.has(found)) pages.set(found, { name: found, path, markup });
+    for (const [, href] of markup.matchAll(/<a\s[^>]*?href="([^"]*)"/g)) {
+      const next = new URL(unescaped(href), address);
+      next.hash = "";
+      if (isPage(next)) queue.push({ address: next, from: path });
+    }
+  }
+  return { pages: [...pages.values()], broken };
+}
+
+const titles = new Map();
+
+/** Looks at a page in every way. */
+async function look(page, { name, path, markup, status = 200 }) {
+  page.allowed = [new RegExp(`status of ${status} `)];
+  const answer = await page.goto(path);
+  assert.equal(answer.status(), status);
+  markup ??= await answer.text();
+  for (const scheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme: scheme });
+    for (const width of WIDTHS) {
+      await page.setViewportSize({ width, height: 800 });
+      const seen = await page.evaluate(() => ({
+        tooWide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+        widest: [...document.querySelectorAll("body *")]
+          .filter((part) => part.getBoundingClientRect().right > innerWidth && !part.closest(".scroll, pre, .sr"))
+          .map((part) => part.outerHTML.slice(0, 120)),
+        headings: document.querySelectorAll("h1").length,
+        title: document.title,
+        pwned: window.pwned,
+        scheme: matchMedia("(prefers-color-scheme: dark)").matches,
+      }));
+      const where = `${name} in ${scheme}, ${width} px`;
+      assert.equal(seen.tooWide, 0, `${where} is wider than the window by ${seen.tooWide} px: ${seen.widest.join("\n")}`);
+      assert.equal(seen.headings, 1, `${where} has one h1`);
+      assert.equal(seen.pwned, undefined, `${where} ran what was stored`);
+      assert.equal(seen.scheme, scheme === "dark");
+      assert.deepEqual(await barriers(page), [], where);
+      const same = titles.get(seen.title);
+      assert.ok(same === undefined || same === name, `${name} and ${same} have the same title: ${seen.title}`);
+      titles.set(seen.title, name);
+    }
+  }
+  assert.deepEqual(await misuses(markup), [], `${name}: html-validate`);
+  assert.deepEqual(page.faults(), [], name);
+}
+
+test("every page of the console", async (t) => {
+  const page = await open(t);
+  await signIn(page);
+  const trail = await api(`/v1/audit?customer_id=${CANARY_CUSTOMER}&limit=1`);
+  const { audit_id: canary } = trail.json().items[0];
+  const { pages, broken } = await crawl(page.request, [
+    `/console/audit?customer_id=${CANARY_CUSTOMER}`,
+    `/console/audit/${canary}`,
+    "/console",
+  ]);
+  await t.test("no link leads nowhere", () => assert.deepEqual(broken, []));
+  for (const found of pages) await t.test(found.name, () => look(page, found));
+  const more = [
+    { name: "a filter that nothing fits", path: "/console/audit?action=erased&until=2020-01-01" },
+    { name: "a filter that is refused", path: "/console/audit?action=unheard-of", status: 400 },
+    { name: "an entry that is not there", path: "/console/audit/999999999", status: 404 },
+    { name: "the trail by hour", path: "/console/audit?since=2026-06-29&until=2026-06-30" },
+  ];
+  for (const one of more) {
+    await t.test(one.name, async (t) => {
+      titles.clear();
+      await look(page, one);
+    });
+  }
+  await t.test("the names that were asked for", async (t) => {
+    await page.goto(`/console/audit/${canary}`);
+    await page.getByRole("button", { name: "Show names" }).click();
+    await page.waitForURL(/reveal=/);
+    titles.clear();
+    await look(page, { name: "revealed", path: new URL(page.url()).pathname + new URL(page.url()).search });
+  });
+});
+
+test("the pages of somebody who is not signed in", async (t) => {
+  const page = await open(t);
+  await look(page, { name: "sign in", path: "/console/sign-in" });
+});
