@@ -418,8 +418,8 @@ async fn counts_by_day_are_what_the_trail_and_the_consents_say() {
            select *, case when expiry_recorded then 'expired' else consent_tier end as at
            from vlaapi.customer_data_consent where version > 0
          )
-         select (select (sum(tier_none), sum(tier_basic), sum(tier_analytics), sum(tier_research), sum(expired),
-                         sum(images), sum(embeddings), sum(training)) from vlaapi.consent_days)
+         select (select (sum(tier_none)::bigint, sum(tier_basic)::bigint, sum(tier_analytics)::bigint, sum(tier_research)::bigint, sum(expired)::bigint,
+                         sum(images)::bigint, sum(embeddings)::bigint, sum(training)::bigint) from vlaapi.consent_days)
            = (select (count(*) filter (where at = 'none'), count(*) filter (where at = 'basic'),
                       count(*) filter (where at = 'analytics'), count(*) filter (where at = 'research'),
                       count(*) filter (where at = 'expired'), count(*) filter (where can_store_images and at <> 'expired'),
