@@ -137,12 +137,13 @@ async fn serve_on(
     };
     let cache = Arc::new(Cache::new(&store, bounds));
     let (writer, lanes) = Writer::start(&store, &cache, log.keys.writers.first(), config.write_lanes);
-    let state = build(&store, &cache, writer.clone(), config, &log, &render).await?;
+    let address = listener.local_addr().map_err(|error| StartError::new(error.to_string()))?;
+    let public_url = public_url(config, address);
+    let state = build(&store, &cache, writer.clone(), config, public_url, &log, &render).await?;
     let key_file = publish_operator_key(&store, args).await?;
 
     let stop = CancellationToken::new();
     let ready = Arc::clone(&state.ready);
-    let address = listener.local_addr().map_err(|error| StartError::new(error.to_string()))?;
     // The sealer stops last: what the lanes and the other tasks write is sealed too.
     let sealing = CancellationToken::new();
     let (publication, publishing) = Publication::start(&args.audit, &store, &sealing)?;
@@ -209,6 +210,7 @@ async fn build(
     cache: &Arc<Cache>,
     writer: Writer,
     config: &ServeConfig,
+    public_url: Option<Arc<str>>,
     log: &log::Log,
     render: &http::Metrics,
 ) -> Result<AppState, StartError> {
@@ -229,7 +231,14 @@ async fn build(
         rates: Arc::new(Rates::default()),
         log_keys: Arc::clone(&log.keys),
         log: Arc::clone(&log.view),
+        public_url,
     }))
+}
+
+/// On an address of this machine alone, customers can only be on it too.
+fn public_url(config: &ServeConfig, address: std::net::SocketAddr) -> Option<Arc<str>> {
+    let own = || address.ip().is_loopback().then(|| format!("http://{address}"));
+    config.public_url.clone().or_else(own).map(Arc::from)
 }
 
 /// Where the operator's key is kept, and whether it was made just now.
@@ -334,7 +343,8 @@ async fn sweep(store: Store, writer: Writer, interval: Duration, stop: Cancellat
     }
 }
 
-/// Once an hour: partitions for the months to come, and answers kept for retries which have had their day.
+/// Once an hour: partitions for the months to come, answers kept for retries which have had their day, and the links to the
+/// customers' page with the keys that sign them.
 async fn maintain(store: Store, stop: CancellationToken) {
     loop {
         let now = clock();
@@ -348,6 +358,9 @@ async fn maintain(store: Store, stop: CancellationToken) {
         }
         if let Err(error) = ops::sessions::forget(&store, now).await {
             tracing::warn!(%error, "could not forget the console's old sessions");
+        }
+        if let Err(error) = ops::links::maintain(&store, now).await {
+            tracing::warn!(%error, "could not look after the links to the customers' page");
         }
         if !every(Duration::from_hours(1), &stop).await {
             return;

@@ -201,6 +201,11 @@ pub struct ServeConfig {
     #[arg(long, env = "CONSENTD_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
 
+    /// The address under which customers reach this service, e.g. `https://consent.example.com`: links to their own page
+    /// begin with it [default: the address it listens on, if that is this machine's own]
+    #[arg(long, env = "CONSENTD_PUBLIC_URL", value_parser = origin, value_name = "URL")]
+    pub public_url: Option<String>,
+
     /// Proxies whose `X-Forwarded-For` is believed, as addresses or CIDR ranges
     #[arg(long, env = "CONSENTD_TRUSTED_PROXIES", value_delimiter = ',', value_name = "CIDR")]
     pub trusted_proxies: Vec<IpNetwork>,
@@ -269,6 +274,17 @@ pub struct ServeConfig {
     /// How often expired consents are looked for, in seconds (1 to 60)
     #[arg(long, env = "CONSENTD_SWEEP_INTERVAL", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
     pub sweep_interval: u64,
+}
+
+/// Scheme and host: the service is at the root of its address.
+fn origin(text: &str) -> Result<String, String> {
+    let url = service_url(text)?;
+    let rest = (url.path(), url.query(), url.fragment(), url.username(), url.password());
+    if rest == ("/", None, None, "", None) {
+        Ok(url.origin().ascii_serialization())
+    } else {
+        Err("an address without a path is wanted, such as https://consent.example.com".to_owned())
+    }
 }
 
 fn lanes(text: &str) -> Result<NonZeroU16, String> {

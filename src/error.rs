@@ -53,6 +53,8 @@ pub enum Error {
     UnknownAuditEntry,
     #[error("there is no such API key")]
     UnknownApiKey,
+    #[error("there is no such link")]
+    UnknownConsentLink,
     #[error("the consent is at version {current}")]
     VersionMoved { current: i32 },
     #[error("the consent is at version {current}, and the database knows no later one")]

@@ -91,6 +91,12 @@ impl Consent {
         })
     }
 
+    /// The most private consent, decided on a version of the policy text.
+    pub fn refusal(policy_version: Option<String>) -> Self {
+        let Self(none) = Self::none();
+        Self(Proposal { policy_version, ..none })
+    }
+
     /// Applies the rules; every broken one is reported, with a JSON pointer to its field.
     pub fn new(proposal: Proposal, now: DateTime<Utc>) -> Result<Self, Vec<Fault>> {
         let mut faults = tier_faults(&proposal);

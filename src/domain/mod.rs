@@ -7,6 +7,7 @@ mod customer;
 mod erasure;
 mod history;
 mod leaf;
+mod link;
 mod permission;
 mod writer_key;
 
@@ -24,6 +25,7 @@ pub use leaf::{
     MAX_BYTES as MAX_LEAF_BYTES, PII_ERASED, PII_READ, PersonalField, Salted, Source, address_text, hex,
     unhex,
 };
+pub use link::{ConsentLink, LinkClaims, LinkKey, LinkToken};
 pub use permission::{
     AnonymizationCheck, HeldPermissions, LevelPermission, Permission, PermissionCheck, Permissions, Reason,
     StorageCheck, StoragePermission,

@@ -138,14 +138,43 @@ impl<S: Send + Sync> FromRequestParts<S> for PathAuditId {
     }
 }
 
+/// A customer and one of its links, from a path.
+#[derive(Clone, Copy, Debug)]
+pub struct PathLink {
+    pub customer_id: Uuid,
+    pub link_id: Uuid,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PathLink {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let raw = raw_path(parts, state).await?;
+        let mut faults = Vec::new();
+        let mut read = |wanted: &str| {
+            let value = raw.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value);
+            input::uuid(value).unwrap_or_else(|(code, detail)| {
+                faults.push(Fault::parameter(wanted, code, detail));
+                Uuid::nil()
+            })
+        };
+        let path = Self { customer_id: read("customer_id"), link_id: read("link_id") };
+        if faults.is_empty() { Ok(path) } else { Err(Error::InvalidParameters(faults).into()) }
+    }
+}
+
+async fn raw_path<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathParams, Problem> {
+    RawPathParams::from_request_parts(parts, state)
+        .await
+        .map_err(|_| Problem::new(&INVALID_PARAMETER, "the path is not UTF-8"))
+}
+
 async fn path_parameter<S: Send + Sync, T>(
     parts: &mut Parts,
     state: &S,
     read: impl FnOnce(&str) -> Result<T, input::Broken>,
 ) -> Result<T, Problem> {
-    let raw = RawPathParams::from_request_parts(parts, state)
-        .await
-        .map_err(|_| Problem::new(&INVALID_PARAMETER, "the path is not UTF-8"))?;
+    let raw = raw_path(parts, state).await?;
     let (name, value) = raw.iter().next().unwrap_or(("id", ""));
     read(value)
         .map_err(|(code, detail)| Error::InvalidParameters(vec![Fault::parameter(name, code, detail)]).into())

@@ -10,6 +10,7 @@ pub mod extract;
 pub mod input;
 mod json;
 pub mod limits;
+mod my;
 pub mod observe;
 mod pace;
 pub mod pages;

@@ -38,6 +38,7 @@ kinds! {
     UNKNOWN_AUDIT_ENTRY = "unknown-audit-entry", NOT_FOUND, "There is no such audit entry";
     NOT_SEALED = "not-sealed", NOT_FOUND, "The entry is not in the log yet";
     UNKNOWN_API_KEY = "unknown-api-key", NOT_FOUND, "There is no such API key";
+    UNKNOWN_CONSENT_LINK = "unknown-consent-link", NOT_FOUND, "There is no such link";
     METHOD_NOT_ALLOWED = "method-not-allowed", METHOD_NOT_ALLOWED, "This path does not have that method";
     REQUEST_TIMEOUT = "request-timeout", REQUEST_TIMEOUT, "The body came too slowly";
     CONFLICT = "conflict", CONFLICT, "It exists already, or is not in the state for this";
@@ -205,6 +206,7 @@ impl From<Error> for Problem {
             }
             Error::UnknownAuditEntry => Self::new(&UNKNOWN_AUDIT_ENTRY, "check the audit_id"),
             Error::UnknownApiKey => Self::new(&UNKNOWN_API_KEY, "check the key_id"),
+            Error::UnknownConsentLink => Self::new(&UNKNOWN_CONSENT_LINK, "check the link_id"),
             Error::VersionMoved { current } => Self::new(
                 &VERSION_MOVED,
                 format!("the consent is at version {current}: read it again, and decide on what stands now"),

@@ -51,7 +51,12 @@ struct Remainder {
 impl Rates {
     /// Counts one request, unless the key has none left.
     pub fn take(&self, principal: &Principal, now: DateTime<Utc>) -> Allowance {
-        let limits = [("minute", principal.rate_limit_rpm, MINUTE), ("day", principal.rate_limit_rpd, DAY)];
+        self.count(principal.key_id, [principal.rate_limit_rpm, principal.rate_limit_rpd], now)
+    }
+
+    /// Counts one request of whoever has this id, with so many a minute and a day.
+    pub fn count(&self, id: Uuid, [rpm, rpd]: [Option<i32>; 2], now: DateTime<Utc>) -> Allowance {
+        let limits = [("minute", rpm, MINUTE), ("day", rpd, DAY)];
         if limits.iter().all(|(_, quota, _)| quota.is_none()) {
             return Allowance::default();
         }
@@ -60,7 +65,7 @@ impl Rates {
         if keys.len() > REMEMBERED {
             keys.retain(|_, [_, day]| now < day.start + DAY);
         }
-        let windows = keys.entry(principal.key_id).or_default();
+        let windows = keys.entry(id).or_default();
         let mut allowance = Allowance::default();
         for (window, (name, quota, length)) in windows.iter_mut().zip(limits) {
             let Some(quota) = quota.map(i64::from) else {

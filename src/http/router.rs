@@ -25,14 +25,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::api::{audit, consent, customers, erasure, keys, log, permissions, proof, service};
+use super::api::{audit, consent, customers, erasure, keys, links, log, permissions, proof, service};
 use super::auth::{AccessTable, authorize};
 use super::cursor::Cursors;
 use super::limits::Gate;
 use super::observe::{RequestId, observe};
 use super::problem::{NOT_FOUND, Problem};
 use super::rates::Rates;
-use super::{console, pages, server, spec};
+use super::{console, my, pages, server, spec};
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::ops::consents::Writer;
@@ -79,6 +79,8 @@ pub struct Parts {
     pub log_keys: Arc<LogKeys>,
     /// What this replica knows of the audit log.
     pub log: Arc<LogView>,
+    /// Scheme and host under which customers reach this service, if it knows: links begin with it.
+    pub public_url: Option<Arc<str>>,
 }
 
 impl std::fmt::Debug for AppState {
@@ -116,6 +118,8 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(customers::list_customers, customers::create_customer))
         .routes(routes!(customers::get_customer, customers::change_customer))
         .routes(routes!(erasure::erase_customer_data))
+        .routes(routes!(links::list_consent_links, links::create_consent_link))
+        .routes(routes!(links::revoke_consent_link))
         .routes(routes!(keys::list_api_keys, keys::create_api_key))
         .routes(routes!(keys::revoke_api_key))
         .routes(routes!(keys::rotate_api_key))
@@ -138,6 +142,7 @@ pub fn router(state: AppState) -> Router {
         .merge(docs.layer(from_fn(docs_policy)))
         .merge(pages::asset_routes())
         .merge(pages::dressed(console::routes(&state), &state))
+        .merge(my::routes(&state))
         .fallback(|| async { Problem::new(&NOT_FOUND, "check the address: /docs lists what there is") })
         .layer(from_fn(attend))
         .with_state(state)

@@ -23,6 +23,7 @@ use super::problem::ProblemDocument;
         (name = "Permissions", description = "What is permitted now: the question of the inference path"),
         (name = "Audit", description = "Every change, who made it, and why"),
         (name = "Audit log", description = "The trail as a transparency log: checkpoints, tiles and proofs in the formats of c2sp.org"),
+        (name = "Customer page", description = "Links to the page on which a customer sees, changes and withdraws its consent"),
         (name = "Customers", description = "The customers of the VLA Inference API"),
         (name = "API keys", description = "Who may call"),
         (name = "Service", description = "Health, metrics and documentation; no key needed"),
@@ -135,6 +136,7 @@ one_problem! {
     UnknownCustomer 404 "There is no such customer"
     UnknownAuditEntry 404 "There is no such audit entry"
     UnknownApiKey 404 "There is no such API key"
+    UnknownConsentLink 404 "There is no such link"
     Conflict 409 "It exists already, is not in the state for this, or the first request with this Idempotency-Key is still in progress"
     VersionMoved 412 "The consent is at another version: `ETag` says which"
     VersionAhead 412 "There is no version as new as `min_version`: `ETag` says which there is"

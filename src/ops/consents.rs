@@ -17,7 +17,10 @@ pub enum Decision {
     /// It replaces the whole consent.
     Put(Consent),
     /// Tier `none`; nothing to do where nothing is given.
-    Withdraw,
+    Withdraw {
+        /// The version of the text that it was made on, where there was one.
+        policy_version: Option<String>,
+    },
     /// Its end has come: the sweep's, to be recorded once.
     Expire,
 }

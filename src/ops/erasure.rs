@@ -12,6 +12,7 @@ use crate::ops::log::{LogKeys, vouching};
 use crate::store::Store;
 use crate::store::consents::Attribution;
 use crate::store::erasure::{self, Reached};
+use crate::store::links;
 use crate::store::log::entries::{self, StoredEntry};
 use crate::store::log::sealing;
 use crate::tlog::Hash;
@@ -107,6 +108,11 @@ pub async fn carry_out(store: &Store, now: DateTime<Utc>) -> Result<u64, Error> 
         erasure::mark_done(&mut transaction, due.audit_id, now).await?;
         if let Some(customer_id) = due.customer_id {
             erasure::erase_customer(&mut transaction, customer_id, &details.customer_fields, now).await?;
+        }
+        if let Some(customer_id) = due.customer_id
+            && details.fields.contains(&PersonalField::OnBehalfOf)
+        {
+            links::erase_persons(&mut transaction, customer_id).await?;
         }
         erasure::erase_entries(&mut transaction, &details.entries, &details.fields).await?;
         transaction.commit().await?;

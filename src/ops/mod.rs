@@ -7,5 +7,6 @@ pub mod erasure;
 pub mod expiry;
 pub mod idempotency;
 pub mod keys;
+pub mod links;
 pub mod log;
 pub mod sessions;

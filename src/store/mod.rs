@@ -19,6 +19,7 @@ pub mod export;
 pub mod following;
 pub mod idempotency;
 pub mod keys;
+pub mod links;
 pub mod listing;
 pub mod log;
 pub mod maintenance;

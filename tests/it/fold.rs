@@ -32,9 +32,9 @@ prop_compose! {
     ) -> Request {
         let now = start() + Duration::hours(hours);
         let decision = match kind {
-            0 => Decision::Withdraw,
+            0 => Decision::Withdraw { policy_version: None },
             1 | 2 => Decision::Expire,
-            _ => Consent::new(proposal, now).map_or(Decision::Withdraw, Decision::Put),
+            _ => Consent::new(proposal, now).map_or(Decision::Withdraw { policy_version: None }, Decision::Put),
         };
         let customer_id = Uuid::from_u128(customer);
         Request { customer_id, decision, precondition, by: Attribution::default(), now }
@@ -58,7 +58,7 @@ impl Model {
         request.precondition.check(current).map_err(|_| Error::VersionMoved { current }.to_string())?;
         let change = match &request.decision {
             Decision::Put(consent) => decide(record, consent, false, request.now),
-            Decision::Withdraw => decide(record, &Consent::none(), true, request.now),
+            Decision::Withdraw { .. } => decide(record, &Consent::none(), true, request.now),
             Decision::Expire => expire(record, request.now).filter(|_| !*expiry_recorded),
         };
         if let Some(Change { current, version, timestamp, expiry_recorded: recorded, .. }) = change.clone() {

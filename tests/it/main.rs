@@ -22,6 +22,7 @@ mod linear;
 mod load;
 mod log;
 mod migrations;
+mod my;
 mod observe;
 mod overload;
 mod permissions;

@@ -272,6 +272,7 @@ impl Service {
             metrics: None,
             gate: Arc::new(Gate::new(64, 64, 4)),
             rates: Arc::new(Rates::default()),
+            public_url: Some("https://consent.example.com".into()),
         });
         let router = consentd::http::router(state);
         Self {

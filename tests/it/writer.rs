@@ -83,7 +83,10 @@ impl Scene {
     async fn together(&self, requests: Vec<Request>) -> Outcomes {
         let holder =
             self.begun("lock table vlaapi.customer_data_consent in access exclusive mode".to_owned()).await;
-        let plug = submit(&self.writer, vec![self.request(Uuid::new_v4(), Decision::Withdraw)]);
+        let plug = submit(
+            &self.writer,
+            vec![self.request(Uuid::new_v4(), Decision::Withdraw { policy_version: None })],
+        );
         self.waiting().await;
         let batch = submit(&self.writer, requests);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -225,9 +228,9 @@ async fn in_one_batch_each_gets_its_own_answer() {
             expecting(scene.put(one, "b"), 1),
             scene.put(Uuid::new_v4(), "a"),
             scene.put(other, "a"),
-            scene.request(other, Decision::Withdraw),
-            scene.request(other, Decision::Withdraw),
-            scene.request(refuser, Decision::Withdraw),
+            scene.request(other, Decision::Withdraw { policy_version: None }),
+            scene.request(other, Decision::Withdraw { policy_version: None }),
+            scene.request(refuser, Decision::Withdraw { policy_version: None }),
             scene.put(one, "c"),
         ])
         .await;

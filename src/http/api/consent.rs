@@ -274,7 +274,7 @@ pub async fn withdraw_consent(
     params.finish()?;
     caller.must_reach(customer_id)?;
     let (now, by) = ((state.clock)(), headers.origin.attribution(on_behalf_of, reason));
-    let (decision, precondition) = (Decision::Withdraw, headers.precondition);
+    let (decision, precondition) = (Decision::Withdraw { policy_version: None }, headers.precondition);
     decide(state, Request { customer_id, decision, precondition, by, now }, headers.receipt).await
 }
 

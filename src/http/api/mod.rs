@@ -19,6 +19,7 @@ pub mod customers;
 pub mod erasure;
 pub mod export;
 pub mod keys;
+pub mod links;
 pub mod log;
 pub mod permissions;
 pub mod proof;

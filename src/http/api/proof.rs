@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::answer;
 use super::log::cosigned;
@@ -56,6 +57,16 @@ pub struct EntryProof {
     tlog_proof: String,
 }
 
+impl EntryProof {
+    /// The file of its own, as a download.
+    pub fn file(self) -> Response {
+        let name = format!("attachment; filename=\"{}.tlog-proof\"", self.audit_id);
+        let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"));
+        let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+        ([(CONTENT_TYPE, kind), (CONTENT_DISPOSITION, name)], self.tlog_proof).into_response()
+    }
+}
+
 #[derive(Serialize)]
 struct Extra<'a> {
     leaf: &'a str,
@@ -90,16 +101,29 @@ pub async fn get_audit_proof(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     params.finish()?;
+    let proof = prove(&state, audit_id, |customer_id| reaches(&caller, customer_id)).await?;
+    if wants_text(&headers) {
+        return Ok(proof.file());
+    }
+    Ok(answer(StatusCode::OK, &proof))
+}
+
+/// The proof of an entry, for whoever reaches its customer.
+pub async fn prove(
+    state: &AppState,
+    audit_id: i64,
+    reaches: impl Fn(Option<Uuid>) -> bool + Send,
+) -> Result<EntryProof, Error> {
     let store = &state.store;
     let stored = store.log_entry(audit_id).await?;
     let Some(position) = store.position(audit_id).await? else {
-        let within_reach = stored.is_some_and(|stored| reaches(&caller, stored.entry.customer_id()));
-        return Err(if within_reach { Error::NotSealed } else { Error::UnknownAuditEntry }.into());
+        let within_reach = stored.is_some_and(|stored| reaches(stored.entry.customer_id()));
+        return Err(if within_reach { Error::NotSealed } else { Error::UnknownAuditEntry });
     };
     let damaged = |what: String| Error::DamagedLog(format!("leaf {}: {what}", position.leaf_index));
     let leaf = Leaf::parse(&position.leaf).map_err(damaged)?;
-    if !reaches(&caller, leaf.customer_id) {
-        return Err(Error::UnknownAuditEntry.into());
+    if !reaches(leaf.customer_id) {
+        return Err(Error::UnknownAuditEntry);
     }
     let text = String::from_utf8(position.leaf.clone()).map_err(|_| damaged("it is no text".to_owned()))?;
     let openings = stored.map(|stored| openings(&stored.entry)).unwrap_or_default();
@@ -115,13 +139,7 @@ pub async fn get_audit_proof(
         Note::parse(&cosigned(signed.note, &lines)).map_err(|fault| damaged(fault.to_string()))?;
     let origin = checkpoint.text.lines().next().unwrap_or_default().to_owned();
     let tlog_proof = proof_file(&text, &openings, leaf_index, hashes, checkpoint)?;
-    if wants_text(&headers) {
-        let name = format!("attachment; filename=\"{audit_id}.tlog-proof\"");
-        let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"));
-        let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-        return Ok(([(CONTENT_TYPE, kind), (CONTENT_DISPOSITION, name)], tlog_proof).into_response());
-    }
-    let proof = EntryProof {
+    Ok(EntryProof {
         audit_id,
         origin,
         leaf_index,
@@ -130,8 +148,7 @@ pub async fn get_audit_proof(
         leaf: text,
         openings,
         tlog_proof,
-    };
-    Ok(answer(StatusCode::OK, &proof))
+    })
 }
 
 /// The proof as a file: what foreign tools read, with the leaf and what opens its commitments in the line for extras.
@@ -148,7 +165,7 @@ pub fn proof_file(
 }
 
 /// What belongs to no customer is the operators'.
-fn reaches(caller: &Caller, customer_id: Option<uuid::Uuid>) -> bool {
+fn reaches(caller: &Caller, customer_id: Option<Uuid>) -> bool {
     match customer_id {
         Some(customer_id) => caller.principal.reaches(customer_id),
         None => caller.principal.customer_id.is_none(),

@@ -101,6 +101,11 @@ pub fn on_loopback(headers: &HeaderMap) -> bool {
 
 /// What such a page's routes go through: the limits of the API, no forms of other sites, and problems told as pages.
 pub fn dressed(pages: Router<AppState>, state: &AppState) -> Router<AppState> {
+    guarded(pages, state).layer(from_fn(tell_problems))
+}
+
+/// The same, for pages that tell of problems in their own way.
+pub fn guarded(pages: Router<AppState>, state: &AppState) -> Router<AppState> {
     let csrf = CsrfLayer::new().with_rejection_response(|_: ProtectionError| {
         Problem::new(
             &FORBIDDEN,
@@ -108,7 +113,7 @@ pub fn dressed(pages: Router<AppState>, state: &AppState) -> Router<AppState> {
         )
         .into_response()
     });
-    pages.layer(csrf).layer(from_fn_with_state(state.clone(), limit)).layer(from_fn(tell_problems))
+    pages.layer(csrf).layer(from_fn_with_state(state.clone(), limit))
 }
 
 async fn limit(State(state): State<AppState>, request: Request, next: Next) -> Response {

@@ -41,7 +41,9 @@ impl Fold {
             .map_err(|refusal| Error::VersionMoved { current: refusal.current })?;
         let change = match &request.decision {
             Decision::Put(wanted) => decide(current, wanted, false, request.now),
-            Decision::Withdraw => decide(current, &Consent::none(), true, request.now),
+            Decision::Withdraw { policy_version } => {
+                decide(current, &Consent::refusal(policy_version.clone()), true, request.now)
+            }
             // Whoever found it due did not hold it: it may have been recorded since.
             Decision::Expire if consent.expiry_recorded => None,
             Decision::Expire => expire(current, request.now),

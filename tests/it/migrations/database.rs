@@ -10,7 +10,7 @@ use consentd::store::migrations;
 
 use crate::cluster::{TestDatabase, empty_database};
 
-pub const LAST: i64 = 8;
+pub const LAST: i64 = 9;
 
 pub struct Database {
     pub options: PgConnectOptions,
@@ -232,6 +232,15 @@ pub async fn fill(database: &Database, version: i64) {
              set version = entry.version, audit_id = entry.audit_id, consent_updated_at = entry.timestamp
              from vlaapi.customer_consent_audit entry
              where c.customer_id = '{customer}' and entry.customer_id = c.customer_id and entry.version = 2"
+        }
+        9 => {
+            "with key as (
+               insert into vlaapi.consent_link_keys (secret, created_at) values ('\\x01', now()) returning key_id
+             )
+             insert into vlaapi.consent_links
+               (customer_id, link_id, key_id, created_at, created_by, expires_at)
+             select '{customer}', gen_random_uuid(), key_id, now(), 'key:vla_live_cd34', now() + interval '1 day'
+             from key"
         }
         _ => panic!("migration {version} has no rows here"),
     };
