@@ -90,7 +90,7 @@ pub async fn withdraw(
     let by = visitor.origin.attribution(on_behalf_of, reason);
     let request = Request {
         customer_id,
-        decision: Decision::Withdraw,
+        decision: Decision::Withdraw { policy_version: None },
         precondition: Precondition::Anything,
         by,
         now: (state.clock)(),
