@@ -34,7 +34,7 @@ pub struct Line {
     pub label: String,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Steps<'a> {
     pub title: &'a str,
     pub description: &'a str,
@@ -58,7 +58,7 @@ const LANE: f64 = 23.0;
 const BOTTOM: f64 = LANES + 3.0 * LANE;
 
 /// About how wide a letter is.
-const LETTER: f64 = 7.6;
+const LETTER: f64 = 8.6;
 
 #[expect(clippy::cast_precision_loss, reason = "there are four levels")]
 fn height(level: usize) -> f64 {
@@ -74,6 +74,8 @@ pub fn steps(chart: &Steps<'_>) -> String {
         drawing.text(left - 8.0, height(level) + 4.0, "end", name);
     }
     drawing.time_axis(&scale, TOP - 6.0, BOTTOM);
+    let joined = joined(chart.steps);
+    let chart = &Steps { steps: &joined, ..*chart };
     bands(&mut drawing, chart, &scale);
     lanes(&mut drawing, chart, &scale);
     edge(&mut drawing, chart, &scale);
@@ -112,6 +114,19 @@ fn room(name: &str, x: f64, left: f64) -> (f64, f64) {
     let width = LETTER * name.chars().count() as f64;
     let from = (x - width / 2.0).min(WIDTH - RIGHT - width).max(left);
     (from, from + width)
+}
+
+/// What looks the same is drawn as one: there is no seam where only an end date moved.
+fn joined(steps: &[Step]) -> Vec<Step> {
+    let mut joined: Vec<Step> = Vec::with_capacity(steps.len());
+    for step in steps {
+        let looks = |step: &Step| (step.level, step.allowed, step.is_ahead);
+        match joined.last_mut().filter(|last| last.until == step.from && looks(last) == looks(step)) {
+            Some(last) => last.until = step.until,
+            None => joined.push(*step),
+        }
+    }
+    joined
 }
 
 fn bands(drawing: &mut Drawing, chart: &Steps<'_>, scale: &TimeScale) {
