@@ -8,7 +8,8 @@ use crate::service::{Answer, Service};
 use crate::visit::{IDLE, LONGEST, Visit, form, sign_in};
 
 /// Every page that needs a session and no customer or entry.
-const PAGES: [&str; 2] = ["/console", "/console/audit"];
+const PAGES: [&str; 5] =
+    ["/console", "/console/audit", "/console/customers", "/console/expiring", "/console/access"];
 
 const CANARY: &str = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'";
 

@@ -9,6 +9,7 @@ mod cli_client;
 mod cluster;
 mod consent;
 mod console;
+mod console_customers;
 mod console_evidence;
 mod demo;
 mod embedded;
