@@ -317,6 +317,7 @@ impl<'a> History<'a> {
                 until: stretch.until,
                 level: level(stretch),
                 allowed: allowed(stretch),
+                is_expired: stretch.status == ConsentStatus::Expired,
                 is_ahead: stretch.from >= self.now,
             })
             .collect();

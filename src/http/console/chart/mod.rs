@@ -16,7 +16,7 @@ pub use steps::{Line, Mark, Step, Steps, steps};
 /// Units of the drawing; it is scaled to the room it gets.
 const WIDTH: f64 = 1132.0;
 const LEFT: f64 = 60.0;
-const NAMES: f64 = 96.0;
+const NAMES: f64 = 106.0;
 const RIGHT: f64 = 12.0;
 
 /// The beginning of a day (UTC).

@@ -13,6 +13,8 @@ pub struct Step {
     pub level: usize,
     /// Which of the lanes are allowed, from above.
     pub allowed: [bool; 3],
+    /// It is on the ground since its end has come.
+    pub is_expired: bool,
     /// It has not come yet, and comes if nothing changes.
     pub is_ahead: bool,
 }
@@ -56,6 +58,8 @@ const GROUND: f64 = TOP + 3.0 * STEP;
 const LANES: f64 = GROUND + 30.0;
 const LANE: f64 = 23.0;
 const BOTTOM: f64 = LANES + 3.0 * LANE;
+/// How high stands what has expired: there was a consent, and it allows nothing.
+const EXPIRED: f64 = 12.0;
 
 /// About how wide a letter is.
 const LETTER: f64 = 8.6;
@@ -120,7 +124,7 @@ fn room(name: &str, x: f64, left: f64) -> (f64, f64) {
 fn joined(steps: &[Step]) -> Vec<Step> {
     let mut joined: Vec<Step> = Vec::with_capacity(steps.len());
     for step in steps {
-        let looks = |step: &Step| (step.level, step.allowed, step.is_ahead);
+        let looks = |step: &Step| (step.level, step.allowed, step.is_expired, step.is_ahead);
         match joined.last_mut().filter(|last| last.until == step.from && looks(last) == looks(step)) {
             Some(last) => last.until = step.until,
             None => joined.push(*step),
@@ -130,6 +134,10 @@ fn joined(steps: &[Step]) -> Vec<Step> {
 }
 
 fn bands(drawing: &mut Drawing, chart: &Steps<'_>, scale: &TimeScale) {
+    for step in chart.steps.iter().filter(|step| step.is_expired) {
+        let x = scale.x(step.from);
+        drawing.rect("fill-expired", x, GROUND - EXPIRED, scale.x(step.until) - x, EXPIRED);
+    }
     for step in chart.steps.iter().filter(|step| step.level > 0) {
         let (x, top) = (scale.x(step.from), height(step.level));
         let ahead = if step.is_ahead { " ahead" } else { "" };
