@@ -111,7 +111,8 @@ pub struct AuditEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = Option<ConsentState>)]
     pub current: Option<sqlx::types::Json<ConsentState>>,
-    /// Who made the change: the authenticated API key, `sql:<database user>`, `migration:<number>` or `system:expiry`.
+    /// Who made the change: the authenticated API key, `link:<link_id>` for the customer on its own page, `sql:<database user>`,
+    /// `migration:<number>` or `system:expiry`.
     #[schema(max_length = 255, example = "key:vla_live_a1b2")]
     pub changed_by: Option<String>,
     /// For whom the caller acted, as it said.

@@ -86,6 +86,9 @@ async fn the_table_of_routes_and_scopes_is_this() {
     /v1/customers/{customer_id}/consent DELETE: consent:write
     /v1/customers/{customer_id}/consent GET: consent:read
     /v1/customers/{customer_id}/consent PUT: consent:write
+    /v1/customers/{customer_id}/consent-links GET: consent:write
+    /v1/customers/{customer_id}/consent-links POST: consent:write
+    /v1/customers/{customer_id}/consent-links/{link_id} DELETE: consent:write
     /v1/customers/{customer_id}/consent/audit GET: audit:read
     /v1/customers/{customer_id}/consent/permissions GET: permissions:check or consent:read
     /v1/customers/{customer_id}/erasure POST: customers:write
@@ -104,6 +107,7 @@ async fn every_route_wants_its_scope_and_no_other_will_do() {
     for (method, path, scopes) in operations() {
         let concrete = path
             .replace("{customer_id}", &Uuid::new_v4().to_string())
+            .replace("{link_id}", &Uuid::new_v4().to_string())
             .replace("{key_id}", &Uuid::new_v4().to_string())
             .replace("{audit_id}", "1")
             .replace("{tile}", "entries/000.p/1")
@@ -142,7 +146,9 @@ async fn a_customers_key_reaches_that_customer_alone_whether_another_exists_or_n
             if !path.contains("{customer_id}") {
                 continue;
             }
-            let concrete = path.replace("{customer_id}", &stranger.to_string());
+            let concrete = path
+                .replace("{customer_id}", &stranger.to_string())
+                .replace("{link_id}", &Uuid::new_v4().to_string());
             let call = service.call(&method, &concrete).key(&key);
             let call = match body(&method, &path) {
                 Some(body) => call.json(&body),

@@ -631,7 +631,7 @@ async fn the_text_that_was_read_stands_in_the_entry_by_its_hash() {
     }
     // It is in the leaf, and so in what is signed.
     let mut sealer = service.sealer().await;
-    sealer.round(service.now()).await;
+    sealer.round(service.now()).await.expect("a round");
     let entry = service.trail(customer).await[0].clone();
     let proof =
         service.get(&format!("/v1/audit/{}/proof", entry["audit_id"])).send().await.expect(200).json();

@@ -72,6 +72,14 @@ async fn the_log_holds_no_personal_data_and_no_secret_however_talkative() {
     assert_eq!(status, 201);
     let new_key: serde_json::Value = serde_json::from_str(&new_key).expect("JSON");
     let new_key = new_key["api_key"].as_str().expect("a key").to_owned();
+    let links = format!("/v1/customers/{customer}/consent-links");
+    let (status, link) = send("POST", &links, json!({"on_behalf_of": "canary-person"})).await;
+    assert_eq!(status, 201);
+    let link: serde_json::Value = serde_json::from_str(&link).expect("JSON");
+    let link = link["url"].as_str().expect("a loopback address is known").to_owned();
+    let token = link.split_once('=').expect("a token").1.to_owned();
+    let opened = client.get(&link).send().await.expect("an answer");
+    assert_eq!(opened.url().path(), "/my/consent");
     let asked = client
         .get(format!("{address}/v1/customers?email=canary-mail@example.com"))
         .bearer_auth(key)
@@ -89,7 +97,7 @@ async fn the_log_holds_no_personal_data_and_no_secret_however_talkative() {
     let log = log.await.expect("the log");
     assert!(log.contains("/v1/customers/{customer_id}/consent"), "{log}");
     let customer = customer.to_string();
-    for secret in ["canary", key, &new_key, &customer] {
+    for secret in ["canary", key, &new_key, &customer, &token] {
         let leak = log.lines().find(|line| line.contains(secret));
         assert_eq!(leak, None, "the log tells {secret}");
     }
