@@ -4,13 +4,30 @@ import assert from "node:assert/strict";
 import { writeFile } from "node:fs/promises";
 import { test } from "node:test";
 import { open, signIn } from "./house.mjs";
-import { api, until } from "./service.mjs";
+import { api, customer, link, until } from "./service.mjs";
 
 const MOST = 150_000;
 
+/** A customer who decided often, and a day on which something else held than does now. */
+async function changeable() {
+  const { items } = (await api("/v1/audit?limit=500")).json();
+  const counts = new Map();
+  for (const { customer_id, action } of items) {
+    if (action !== "expired") counts.set(customer_id, (counts.get(customer_id) ?? 0) + 1);
+  }
+  const [[customer_id]] = [...counts].sort(([, a], [, b]) => b - a);
+  const entries = (await api(`/v1/customers/${customer_id}/consent/audit?limit=50`)).json().items;
+  const between = entries[Math.floor(entries.length / 3)].timestamp;
+  return `/console/customers/${customer_id}?as_of=${between.slice(0, 10)}`;
+}
+
+const ours = await customer({ consent_tier: "analytics", can_store_embeddings: true, expires_at: new Date(Date.now() + 180 * 86_400_000).toISOString() });
+
 const PICTURES = {
   overview: { at: "/console" },
-  trail: { at: "/console/audit" },
+  trail: { at: "/console/audit?action=withdrawn" },
+  customer: { at: await changeable(), height: 1000 },
+  "my-consent": { at: "/my/consent/choices", by: await link(ours), width: 900 },
 };
 
 await until("the log was verified", async () => {
@@ -18,12 +35,16 @@ await until("the log was verified", async () => {
   return status.json().last_verification?.result === "clean";
 }, 60);
 
-for (const [name, { at, then, height = 800 }] of Object.entries(PICTURES)) {
+for (const [name, { at, by, width = 1240, height = 800 }] of Object.entries(PICTURES)) {
   for (const scheme of ["light", "dark"]) {
     test(`${name} in ${scheme}`, async (t) => {
-      const page = await open(t, { scheme, height });
-      await signIn(page, { at });
-      await then?.(page);
+      const page = await open(t, { scheme, width, height });
+      if (by) {
+        await page.goto(by);
+        await page.goto(at);
+      } else {
+        await signIn(page, { at });
+      }
       const picture = await page.screenshot({ animations: "disabled", caret: "hide" });
       assert.ok(picture.length <= MOST, `${name} in ${scheme} takes ${picture.length} bytes`);
       await writeFile(`${process.env.PICTURES}/${name}-${scheme}.png`, picture);

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { test } from "node:test";
 import { open, signIn } from "./house.mjs";
+import { CANARY_CUSTOMER, customer, link } from "./service.mjs";
 
 const tool = (name, pdf, ...options) => execFileSync(name, [...options, "-", ...(name === "pdftotext" ? ["-"] : [])], { input: pdf, encoding: "utf8" });
 
@@ -38,3 +39,35 @@ for (const scheme of ["light", "dark"]) {
     assert.ok(sheets <= Math.ceil(numbers.length / 10) + 1, `${numbers.length} entries take ${sheets} sheets`);
   });
 }
+
+test("a customer prints with the state, the whole timeline and what changed", async (t) => {
+  const page = await open(t);
+  await signIn(page, { at: `/console/customers/${CANARY_CUSTOMER}` });
+  assert.deepEqual(await onlyForScreens(page), []);
+  const { text } = await print(page);
+  assert.match(text, new RegExp(CANARY_CUSTOMER));
+  assert.match(text, /As it stands now/);
+  assert.match(text, /window\.pwned/, "a reason stands as it was given");
+  assert.match(text, /printed for /);
+  assert.doesNotMatch(text, /Evidence pack|Record a withdrawal|Sign out/);
+});
+
+test("what is folded on the screen is unfolded on paper", async (t) => {
+  const page = await open(t);
+  await signIn(page, { at: `/console/audit?customer_id=${CANARY_CUSTOMER}` });
+  const folded = page.locator("tbody details").first();
+  assert.equal(await folded.evaluate((details) => details.open), false);
+  const { text } = await print(page);
+  assert.match(text, /embeddings/);
+  assert.match(text, /not allowed/);
+});
+
+test("the customer's own page prints", async (t) => {
+  const page = await open(t);
+  await page.goto(await link(await customer({ consent_tier: "research", can_store_images: true })));
+  assert.deepEqual(await onlyForScreens(page), []);
+  const { text, sheets } = await print(page);
+  assert.match(text, /Your consent/);
+  assert.doesNotMatch(text, /Withdraw everything|Change my choices/);
+  assert.ok(sheets <= 2);
+});

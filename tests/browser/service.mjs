@@ -13,21 +13,26 @@ export const SHORT_CANARY = `'"><img src=x onerror=window.pwned=1>`;
 /** The customer in whose every field there is such text, and the request that wrote it. */
 export const CANARY_CUSTOMER = "0badc0de-0000-4000-8000-000000000001";
 
-/** Calls the API. */
-export async function api(path, { method, body, key = OPERATOR, headers = {}, status } = {}) {
-  const answer = await fetch(ADDRESS + path, {
-    method: method ?? (body === undefined ? "GET" : "POST"),
-    headers: {
-      authorization: `Bearer ${key}`,
-      ...(body === undefined ? {} : { "content-type": "application/json" }),
-      ...headers,
-    },
-    body: body === undefined ? undefined : JSON.stringify(body),
-  });
-  const bytes = Buffer.from(await answer.arrayBuffer());
-  const ok = status === undefined ? answer.ok : answer.status === status;
-  assert.ok(ok, `${method ?? ""} ${path}: ${answer.status} ${bytes}`);
-  return { status: answer.status, headers: answer.headers, bytes, json: () => JSON.parse(bytes) };
+/** Calls the API; where the machine is too busy for an answer, again. */
+export async function api(path, { method, body, key = OPERATOR, headers = {} } = {}) {
+  for (let tries = 1; ; tries++) {
+    const answer = await fetch(ADDRESS + path, {
+      method: method ?? (body === undefined ? "GET" : "POST"),
+      headers: {
+        authorization: `Bearer ${key}`,
+        ...(body === undefined ? {} : { "content-type": "application/json" }),
+        ...headers,
+      },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+    const bytes = Buffer.from(await answer.arrayBuffer());
+    if (answer.status === 503 && tries < 20) {
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      continue;
+    }
+    assert.ok(answer.ok, `${path}: ${answer.status} ${bytes}`);
+    return { bytes, json: () => JSON.parse(bytes) };
+  }
 }
 
 /** A customer of one's own, with a consent if a decision is given. */
@@ -37,6 +42,11 @@ export async function customer(decision) {
   await api("/v1/customers", { body: { customer_id, email, tier: "pro" } });
   if (decision) await api(`/v1/customers/${customer_id}/consent`, { method: "PUT", body: decision });
   return customer_id;
+}
+
+/** The address at which a customer's page opens. */
+export async function link(customer_id, body = {}) {
+  return (await api(`/v1/customers/${customer_id}/consent-links`, { body })).json().path;
 }
 
 /** A key with these scopes and no other. */

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { barriers, misuses, open, signIn } from "./house.mjs";
-import { ADDRESS, CANARY_CUSTOMER, api } from "./service.mjs";
+import { ADDRESS, CANARY, CANARY_CUSTOMER, api, customer, link } from "./service.mjs";
 
 const WIDTHS = [320, 1024, 1600];
 /** So many addresses are asked for at most while links are followed. */
@@ -15,6 +15,8 @@ const kind = (address) =>
 
 const isPage = ({ origin, pathname }) =>
   origin === ADDRESS && /^\/(console|my)(\/|$)/.test(pathname) && !/\.(csv|ndjson|zip)$/.test(pathname);
+/** Another language is looked at by itself. */
+const isOtherLanguage = ({ searchParams }) => searchParams.has("lang");
 
 const unescaped = (text) => text.replaceAll("&amp;", "&").replaceAll("&#38;", "&");
 
@@ -41,23 +43,24 @@ async function crawl(request, beginnings) {
     for (const [, href] of markup.matchAll(/<a\s[^>]*?href="([^"]*)"/g)) {
       const next = new URL(unescaped(href), address);
       next.hash = "";
-      if (isPage(next)) queue.push({ address: next, from: path });
+      if (isPage(next) && !isOtherLanguage(next)) queue.push({ address: next, from: path });
     }
   }
   return { pages: [...pages.values()], broken };
 }
 
+/** Which page has which title. Two that differ do not have the same. */
 const titles = new Map();
 
-/** Looks at a page in every way. */
-async function look(page, { name, path, markup, status = 200 }) {
+/** Looks at a page in every way; what is a variant is another view of a page, and may have its title. */
+async function look(page, { name, path, markup, status = 200, isVariant = false }, { schemes = ["light", "dark"], widths = WIDTHS } = {}) {
   page.allowed = [new RegExp(`status of ${status} `)];
   const answer = await page.goto(path);
   assert.equal(answer.status(), status);
   markup ??= await answer.text();
-  for (const scheme of ["light", "dark"]) {
+  for (const scheme of schemes) {
     await page.emulateMedia({ colorScheme: scheme });
-    for (const width of WIDTHS) {
+    for (const width of widths) {
       await page.setViewportSize({ width, height: 800 });
       const seen = await page.evaluate(() => ({
         tooWide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
@@ -75,8 +78,9 @@ async function look(page, { name, path, markup, status = 200 }) {
       assert.equal(seen.pwned, undefined, `${where} ran what was stored`);
       assert.equal(seen.scheme, scheme === "dark");
       assert.deepEqual(await barriers(page), [], where);
-      const same = titles.get(seen.title);
-      assert.ok(same === undefined || same === name, `${name} and ${same} have the same title: ${seen.title}`);
+      if (isVariant) continue;
+      const same = titles.get(seen.title) ?? name;
+      assert.equal(same, name, `two pages have the title ${seen.title}`);
       titles.set(seen.title, name);
     }
   }
@@ -96,28 +100,62 @@ test("every page of the console", async (t) => {
   ]);
   await t.test("no link leads nowhere", () => assert.deepEqual(broken, []));
   for (const found of pages) await t.test(found.name, () => look(page, found));
-  const more = [
+  const someone = "0badc0de-0000-4000-8000-00000000dead";
+  const variants = [
     { name: "a filter that nothing fits", path: "/console/audit?action=erased&until=2020-01-01" },
     { name: "a filter that is refused", path: "/console/audit?action=unheard-of", status: 400 },
-    { name: "an entry that is not there", path: "/console/audit/999999999", status: 404 },
     { name: "the trail by hour", path: "/console/audit?since=2026-06-29&until=2026-06-30" },
+    { name: "an entry that is not there", path: "/console/audit/999999999", status: 404 },
+    { name: "a customer that is not there", path: `/console/customers/${someone}`, status: 404 },
+    { name: "a customer as of a day", path: `/console/customers/${CANARY_CUSTOMER}?as_of=2026-06-30` },
+    { name: "customers whom nobody finds", path: "/console/customers?search=nobody@example.com" },
   ];
-  for (const one of more) {
-    await t.test(one.name, async (t) => {
-      titles.clear();
-      await look(page, one);
+  for (const variant of variants) await t.test(variant.name, () => look(page, { ...variant, isVariant: true }));
+  for (const path of [`/console/audit/${canary}`, `/console/customers/${CANARY_CUSTOMER}`]) {
+    await t.test(`${path}, with the names that were asked for`, async () => {
+      await page.goto(path);
+      await page.getByRole("button", { name: "Show names" }).click();
+      await page.waitForURL(/reveal=/);
+      const { pathname, search } = new URL(page.url());
+      await look(page, { name: path, path: pathname + search, isVariant: true });
     });
   }
-  await t.test("the names that were asked for", async (t) => {
-    await page.goto(`/console/audit/${canary}`);
-    await page.getByRole("button", { name: "Show names" }).click();
-    await page.waitForURL(/reveal=/);
-    titles.clear();
-    await look(page, { name: "revealed", path: new URL(page.url()).pathname + new URL(page.url()).search });
-  });
 });
 
-test("the pages of somebody who is not signed in", async (t) => {
+test("every page of a customer", async (t) => {
   const page = await open(t);
-  await look(page, { name: "sign in", path: "/console/sign-in" });
+  await page.goto(await link(CANARY_CUSTOMER, { on_behalf_of: CANARY }));
+  const { pages, broken } = await crawl(page.request, ["/my/consent"]);
+  assert.deepEqual(broken, []);
+  for (const found of pages) await t.test(found.name, () => look(page, found));
+  // What is longest in other languages is looked at where it has the least room.
+  for (const language of ["de", "fr", "es"]) {
+    for (const { name, path } of pages) {
+      const { pathname } = new URL(path, ADDRESS);
+      const variant = { name: `${name} in ${language}`, path: `${pathname}?lang=${language}`, isVariant: true };
+      await t.test(variant.name, () => look(page, variant, { schemes: ["light"], widths: [320] }));
+    }
+  }
+});
+
+test("the page of a customer who has decided nothing, or withdrawn", async (t) => {
+  const none = await open(t);
+  await none.goto(await link(await customer()));
+  await t.test("nothing decided", () => look(none, { name: "nothing decided", path: "/my/consent", isVariant: true }));
+  const withdrawn = await open(t);
+  await withdrawn.goto(await link(await customer({ consent_tier: "basic" })));
+  await withdrawn.getByRole("button", { name: "Withdraw everything" }).click();
+  await withdrawn.getByRole("status").waitFor();
+  await t.test("withdrawn", () => look(withdrawn, { name: "withdrawn", path: "/my/consent", isVariant: true }));
+});
+
+test("the pages of somebody who is not known", async (t) => {
+  const page = await open(t);
+  for (const one of [
+    { name: "sign in", path: "/console/sign-in" },
+    { name: "no link", path: "/my/consent", status: 403 },
+    { name: "a bad link", path: "/my/consent?link=AAAA", status: 403 },
+  ]) {
+    await t.test(one.name, () => look(page, one));
+  }
 });
