@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use consentd::domain::{
     AuditAction, AuditEntry, ConsentState, ConsentStatus, ConsentTier, Stretch, ids_beginning, stretches,
 };
-use consentd::store::listing::Place;
+use consentd::store::listing::{LOOKED_THROUGH, Place};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sqlx::types::Json;
@@ -170,6 +170,33 @@ async fn parts_of_a_list_join_and_a_cursor_is_good_for_its_list_alone() {
         let page = visit.get(&path).await.expect(400).text();
         assert!(page.contains("<code>cursor</code>"), "{path}: {page}");
     }
+}
+
+#[tokio::test]
+async fn what_matches_rarely_is_looked_for_in_steps() {
+    let service = Service::start().await;
+    let sql = service.sql().await;
+    let many = "insert into vlaapi.customers (customer_id, email) \
+                select lpad(to_hex(number), 32, '0')::uuid, number || '@example.com' from generate_series(1, $1) number";
+    let passed = i32::try_from(LOOKED_THROUGH).expect("not so many");
+    sqlx::query(many).bind(passed + 10).execute(&sql).await.expect("customers");
+    let last = Uuid::from_u128(LOOKED_THROUGH.unsigned_abs().into());
+    let beyond = Uuid::from_u128(u128::from(LOOKED_THROUGH.unsigned_abs()) + 5);
+    service.put(beyond, &json!({"consent_tier": "basic"})).send().await.expect(201);
+    let visit = Visit::begin(&service).await;
+    let page = visit.get("/console/customers?status=active").await.expect(200).text();
+    assert!(listed(&page).is_empty() && page.contains("None of the 20,000 customers"), "{page}");
+    let way = page.split_once("filter. <a href=\"").expect("a way on").1.split('"').next().expect("a link");
+    let way = way.replace("&amp;", "&").replace("&#38;", "&");
+    let page = visit.get(&way).await.expect(200).text();
+    assert_eq!(listed(&page), [beyond]);
+    assert!(page.contains("These are the last"), "{page}");
+    // Somebody at the very end of a step is not passed over, nor shown twice.
+    service.put(last, &json!({"consent_tier": "basic"})).send().await.expect(201);
+    let page = visit.get("/console/customers?status=active").await.expect(200).text();
+    assert_eq!(listed(&page), [last]);
+    assert!(page.contains("20,000 customers were looked through"), "{page}");
+    assert_eq!(listed(&visit.get(&next(&page).expect("more")).await.expect(200).text()), [beyond]);
 }
 
 /// A customer's history: given, changed, ended by itself, given again, withdrawn.
