@@ -363,7 +363,7 @@ impl<'a> History<'a> {
             scale,
             levels: ConsentTier::ALL.map(ConsentTier::as_str),
             lanes: ["images", "embeddings", "training"],
-            steps: &steps,
+            stretches: &steps,
             marks: &marks,
             above: &above,
             below: below.as_ref(),

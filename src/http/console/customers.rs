@@ -167,7 +167,7 @@ pub async fn page(
     };
     let mut chips = chips(&uri, &chosen.fields, &LABELS);
     for chip in chips.iter_mut().filter(|chip| chip.label == "status") {
-        chip.value = chosen.filter.status.map_or("", in_words).to_owned();
+        chosen.filter.status.map_or("", in_words).clone_into(&mut chip.value);
     }
     let page = Customers {
         chips,

@@ -24,7 +24,7 @@ const BACK: u64 = 30;
 
 /// The consents of a tier other than none which end on a day.
 struct Day {
-    day: NaiveDate,
+    date: NaiveDate,
     /// Of `TIERS`.
     tiers: [i64; 3],
     total: i64,
@@ -81,11 +81,11 @@ fn by_day(endings: Vec<Ending>) -> Vec<Day> {
             tiers[index] += ending.consents;
         }
     }
-    let day = |(day, tiers): (NaiveDate, [i64; 3])| Day {
-        day,
+    let day = |(date, tiers): (NaiveDate, [i64; 3])| Day {
+        date,
         tiers,
         total: tiers.iter().sum(),
-        href: format!("/console/customers?expiring_from={day}&expiring_before={}", day + Days::new(1)),
+        href: format!("/console/customers?expiring_from={date}&expiring_before={}", date + Days::new(1)),
     };
     days.into_iter().map(day).collect()
 }
@@ -94,11 +94,11 @@ fn coming(days: &[Day], total: i64, today: NaiveDate) -> String {
     let bars: Vec<Bar> = days
         .iter()
         .map(|day| Bar {
-            from: midnight(day.day),
-            to: midnight(day.day + Days::new(1)),
+            from: midnight(day.date),
+            to: midnight(day.date + Days::new(1)),
             up: day.total,
             down: 0,
-            label: format!("{}: {} end", day.day, filters::grouped(day.total)),
+            label: format!("{}: {} end", day.date, filters::grouped(day.total)),
             href: Some(day.href.clone()),
         })
         .collect();

@@ -44,7 +44,7 @@ pub struct Steps<'a> {
     /// What the levels are called, from below: each name is also a class.
     pub levels: [&'static str; 4],
     pub lanes: [&'static str; 3],
-    pub steps: &'a [Step],
+    pub stretches: &'a [Step],
     pub marks: &'a [Mark],
     /// Named above the chart, the most important first: where there is no room for a name, there is only its line.
     pub above: &'a [Line],
@@ -78,8 +78,8 @@ pub fn steps(chart: &Steps<'_>) -> String {
         drawing.text(left - 8.0, height(level) + 4.0, "end", name);
     }
     drawing.time_axis(&scale, TOP - 6.0, BOTTOM);
-    let joined = joined(chart.steps);
-    let chart = &Steps { steps: &joined, ..*chart };
+    let joined = joined(chart.stretches);
+    let chart = &Steps { stretches: &joined, ..*chart };
     bands(&mut drawing, chart, &scale);
     lanes(&mut drawing, chart, &scale);
     edge(&mut drawing, chart, &scale);
@@ -134,11 +134,11 @@ fn joined(steps: &[Step]) -> Vec<Step> {
 }
 
 fn bands(drawing: &mut Drawing, chart: &Steps<'_>, scale: &TimeScale) {
-    for step in chart.steps.iter().filter(|step| step.is_expired) {
+    for step in chart.stretches.iter().filter(|step| step.is_expired) {
         let x = scale.x(step.from);
         drawing.rect("fill-expired", x, GROUND - EXPIRED, scale.x(step.until) - x, EXPIRED);
     }
-    for step in chart.steps.iter().filter(|step| step.level > 0) {
+    for step in chart.stretches.iter().filter(|step| step.level > 0) {
         let (x, top) = (scale.x(step.from), height(step.level));
         let ahead = if step.is_ahead { " ahead" } else { "" };
         let class = format!("fill-{}{ahead}", chart.levels[step.level]);
@@ -151,7 +151,7 @@ fn lanes(drawing: &mut Drawing, chart: &Steps<'_>, scale: &TimeScale) {
     let mut middle = LANES;
     for (lane, name) in chart.lanes.iter().enumerate() {
         drawing.text(scale.x(scale.from) - 8.0, middle + 4.0, "end", name);
-        for step in chart.steps {
+        for step in chart.stretches {
             let x = scale.x(step.from);
             let width = scale.x(step.until) - x;
             let ahead = if step.is_ahead { " ahead" } else { "" };
@@ -168,7 +168,7 @@ fn lanes(drawing: &mut Drawing, chart: &Steps<'_>, scale: &TimeScale) {
 /// The line along the steps, as far as they have come.
 fn edge(drawing: &mut Drawing, chart: &Steps<'_>, scale: &TimeScale) {
     let mut points = vec![(scale.x(scale.from), GROUND)];
-    for step in chart.steps.iter().filter(|step| !step.is_ahead) {
+    for step in chart.stretches.iter().filter(|step| !step.is_ahead) {
         let (from, until, y) = (scale.x(step.from), scale.x(step.until), height(step.level));
         let before = points.last().map_or(GROUND, |(_, y)| *y);
         points.extend([(from, before), (from, y), (until, y)]);
