@@ -603,7 +603,7 @@ async fn the_language_is_the_readers_and_the_menu_wins() {
     let page = browser.get("/my/consent?lang=es").await.expect(200);
     shows(&page, "Retirarlo todo");
     shows(&browser.get(CHOICES).await.expect(200), "<html lang=\"es\">");
-    browser.get("/my/consent?lang=<script>").await.expect(200);
+    browser.get("/my/consent?lang=%3Cscript%3E").await.expect(200);
     browser.cookies.clear();
     shows(&browser.get(HOME).await.expect(403), "<html lang=\"de\">");
 }
@@ -747,10 +747,10 @@ async fn what_others_wrote_is_shown_as_text() {
     ];
     for page in pages {
         let text = page.text();
-        for harm in ["<script", "<img", "<b>2", "49"] {
-            assert!(!text.contains(harm) || harm == "49" && !text.contains(">49"), "{harm}: {text}");
+        for harm in ["<script", "<img", "<b>2"] {
+            assert!(!text.contains(harm), "{harm}: {text}");
         }
-        assert!(text.contains("&#60;script") || text.contains("&lt;script"), "{text}");
+        assert!(text.contains("&#60;script") && text.contains("{{7*7}}"), "{text}");
     }
 }
 
@@ -762,7 +762,8 @@ async fn an_undo_is_offered_for_a_while_and_for_ones_own_withdrawal_alone() {
     let page = browser.get(HOME).await.expect(200);
     let page = browser.follow(&form(&page, "/my/consent/withdraw")).await;
     let undo = form(&page, "/my/consent/undo");
-    service.advance(TimeDelta::minutes(15));
+    // An entry at the same instant as the one before it is a microsecond later.
+    service.advance(TimeDelta::minutes(15) + TimeDelta::microseconds(1));
     shows(&browser.submit(&undo).await.expect(409), "This can no longer be undone");
     assert!(!browser.get(HOME).await.expect(200).text().contains("/my/consent/undo"));
 
