@@ -18,8 +18,9 @@ create index console_sessions_key_id_idx on vlaapi.console_sessions (key_id);
 create index console_sessions_started_at_idx on vlaapi.console_sessions (started_at);
 
 -- What each entry changes in the number of customers at a tier, and of those who allow something: an expired consent is at
--- no tier, and allows nothing. It follows from the entry
--- before it, since an entry from before the trail does not tell what was. Whoever is erased leaves the count.
+-- no tier, and allows nothing, and whoever is erased leaves the count. What was before is in the entry itself. The entry
+-- before it is only looked up where that does not tell it: of entries from before the trail, of customers who come back, and
+-- where the end of the consent had come, which may be recorded or not.
 create view vlaapi.consent_moves as
 select
   a.audit_id,
@@ -39,15 +40,31 @@ select
   coalesce((now_at.state ->> 'can_use_for_training')::boolean, false)::int
     - coalesce((was_at.state ->> 'can_use_for_training')::boolean, false)::int as training
 from vlaapi.customer_consent_audit a
-left join vlaapi.customer_consent_audit b on b.customer_id = a.customer_id and b.version = a.version - 1
 cross join lateral (
   select case a.action when 'erased' then null when 'expired' then 'expired' else a.new_tier end as tier,
     case when a.action <> 'expired' then a.current end as state
 ) now_at
+-- `offset 0`: looked up once for each entry, and not once for each column.
 cross join lateral (
-  select case b.action when 'erased' then null when 'expired' then 'expired' else b.new_tier end as tier,
-    case when b.action <> 'expired' then b.current end as state
-) was_at;
+  select
+    case
+      when a.version = 1 then null
+      when a.action <> 'expired' and (
+        a.previous is null
+        or (a.previous ->> 'expires_at')::timestamptz <= a.timestamp
+        or (a.previous_tier = 'none' and a.previous ->> 'consent_granted_at' is null)
+      ) then (
+        select jsonb_build_object(
+          'tier', case b.action when 'erased' then null when 'expired' then 'expired' else b.new_tier end,
+          'state', case when b.action <> 'expired' then b.current end)
+        from vlaapi.customer_consent_audit b
+        where b.customer_id = a.customer_id and b.version = a.version - 1
+      )
+      else jsonb_build_object('tier', a.previous_tier, 'state', a.previous)
+    end as before
+  offset 0
+) known
+cross join lateral (select known.before ->> 'tier' as tier, known.before -> 'state' as state) was_at;
 
 -- The sum of the moves of every sealed entry, by the entry's day (UTC). The sealer adds to it in the transaction that seals.
 create table vlaapi.consent_days (

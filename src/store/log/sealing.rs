@@ -139,13 +139,13 @@ pub async fn append(
 async fn count_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<(), Error> {
     sqlx::query!(
         r#"
+        with moves as materialized (select * from vlaapi.consent_moves where audit_id = any($1))
         insert into vlaapi.consent_days as kept
           (day, action, previous_tier, new_tier, entries, tier_none, tier_basic, tier_analytics, tier_research, expired,
            images, embeddings, training)
         select day, action, previous_tier, new_tier, count(*), sum(tier_none), sum(tier_basic), sum(tier_analytics),
           sum(tier_research), sum(expired), sum(images), sum(embeddings), sum(training)
-        from vlaapi.consent_moves
-        where audit_id = any($1)
+        from moves
         group by day, action, previous_tier, new_tier
         on conflict on constraint consent_days_key do update
         set entries = kept.entries + excluded.entries, tier_none = kept.tier_none + excluded.tier_none,
