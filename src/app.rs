@@ -148,6 +148,13 @@ async fn serve_on(
     let sealing = CancellationToken::new();
     let (publication, publishing) = Publication::start(&args.audit, &store, &sealing)?;
     let sealer = log.seal(publication, sealing.clone());
+    let verifier = verification::Verifier {
+        store: store.clone(),
+        service: database.service.clone(),
+        keys: Arc::clone(&log.keys),
+        outside: verification::Outside::new(&args.audit, &data_dir),
+        clock,
+    };
     let background = [
         tokio::spawn(sweep(store.clone(), writer, Duration::from_secs(config.sweep_interval), stop.clone())),
         tokio::spawn(maintain(store.clone(), stop.clone())),
@@ -155,11 +162,8 @@ async fn serve_on(
         tokio::spawn(following::follow(store.clone(), Arc::clone(&cache), stop.clone())),
         tokio::spawn(following::tell(store.clone(), Arc::clone(&cache), stop.clone())),
         tokio::spawn(erasing::erase(store.clone(), database.owner.clone(), stop.clone())),
-        tokio::spawn(verification::verify_daily(
-            store.clone(),
-            database.service.clone(),
-            Arc::clone(&log.keys),
-            verification::Outside::new(&args.audit, &data_dir),
+        tokio::spawn(verifier.verify(
+            Arc::clone(&log.verifications),
             args.audit.verify_interval(),
             stop.clone(),
         )),
@@ -232,6 +236,7 @@ async fn build(
         log_keys: Arc::clone(&log.keys),
         log: Arc::clone(&log.view),
         public_url,
+        verifications: Arc::clone(&log.verifications),
     }))
 }
 

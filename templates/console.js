@@ -49,6 +49,7 @@ async function show(address, remember) {
   const hash = new URL(address, location.href).hash;
   if (remember) history.pushState(null, "", answer.address + hash);
   localTimes(document);
+  lookAgain();
   said(document.title);
   const target = hash && document.getElementById(hash.slice(1));
   if (target) target.scrollIntoView();
@@ -89,4 +90,20 @@ document.addEventListener("submit", (event) => {
 
 window.addEventListener("popstate", () => show(location.href, false));
 
+// What goes on in the background is looked at again, without a word and without taking the focus, until it is over.
+function lookAgain() {
+  const part = document.querySelector("[data-again]");
+  if (!part) return;
+  const here = location.href;
+  setTimeout(async () => {
+    const answer = await load(here).catch(() => ({}));
+    if (location.href !== here || !part.isConnected) return;
+    const next = answer.page?.querySelector("[data-again]");
+    if (!next) return show(here, false);
+    part.replaceWith(document.adoptNode(next));
+    lookAgain();
+  }, 2000);
+}
+
 localTimes(document);
+lookAgain();

@@ -13,6 +13,7 @@ use crate::config::audit::AuditConfig;
 use crate::error::{Error, StartError};
 use crate::ops::log::memory::Memory;
 use crate::ops::log::sealer::Sealer;
+use crate::ops::log::verifying::Verifications;
 use crate::ops::log::{LogKeys, LogView, RetiredKeys, opening};
 use crate::store::Store;
 use crate::telemetry;
@@ -25,6 +26,7 @@ const INTERVAL: Duration = Duration::from_millis(400);
 pub struct Log {
     pub keys: Arc<LogKeys>,
     pub view: Arc<LogView>,
+    pub verifications: Arc<Verifications>,
     sealer: Option<Sealer>,
 }
 
@@ -36,10 +38,11 @@ pub fn memory(data_dir: &Path) -> Memory {
 /// Reads or makes the keys, opens the first log, and holds the database against what this replica remembers.
 pub async fn open(store: &Store, config: &AuditConfig, data_dir: &Path) -> Result<Log, StartError> {
     let view = Arc::new(LogView::default());
+    let verifications = Arc::new(Verifications::default());
     if config.measure_without_audit_log {
         tracing::warn!("entries are not vouched for and nothing is sealed: this is for measuring alone");
         let keys = LogKeys { writers: Vec::new(), signers: Vec::new(), retired: RetiredKeys::default() };
-        return Ok(Log { keys: Arc::new(keys), view, sealer: None });
+        return Ok(Log { keys: Arc::new(keys), view, verifications, sealer: None });
     }
     let failed = |error: Error| StartError::new(format!("cannot open the audit log: {error}"));
     let first = store.open_log().await.map_err(failed)?.is_none();
@@ -48,7 +51,7 @@ pub async fn open(store: &Store, config: &AuditConfig, data_dir: &Path) -> Resul
     opening::admit(store, &keys, &log).await.map_err(failed)?.map_err(StartError::new)?;
     let mut sealer = Sealer::new(store.clone(), Arc::clone(&keys), Arc::clone(&view), memory(data_dir), &log);
     sealer.recall(clock()).await.map_err(failed)?;
-    Ok(Log { keys, view, sealer: Some(sealer) })
+    Ok(Log { keys, view, verifications, sealer: Some(sealer) })
 }
 
 impl Log {

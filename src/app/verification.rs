@@ -1,18 +1,19 @@
-//! Verifies the log of the running service, every day and on its own.
+//! Verifies the log of the running service, every day by itself and whenever somebody asks.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
-use super::{clock, every, log};
+use super::log;
 use crate::config::audit::AuditConfig;
 use crate::error::Error;
 use crate::ops::log::LogKeys;
+use crate::ops::log::verifying::{Failed, Verifications};
 use crate::store::Store;
 use crate::store::log::reading::StoredVerification;
 use crate::store::verification::snapshot;
@@ -58,92 +59,121 @@ impl Outside {
     }
 }
 
-pub async fn verify_daily(
-    store: Store,
-    service: PgConnectOptions,
-    keys: Arc<LogKeys>,
-    outside: Outside,
-    interval: Option<Duration>,
-    stop: CancellationToken,
-) {
-    let Some(interval) = interval.filter(|_| !keys.signers.is_empty()) else { return };
-    let interval = TimeDelta::from_std(interval).unwrap_or(TimeDelta::days(1));
-    let mut pause = FIRST_LOOK;
-    while every(pause, &stop).await {
-        pause = LOOK;
-        let last = match store.last_verification().await {
+/// Verifies the log of a service.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    pub store: Store,
+    pub service: PgConnectOptions,
+    pub keys: Arc<LogKeys>,
+    pub outside: Outside,
+    pub clock: fn() -> DateTime<Utc>,
+}
+
+impl Verifier {
+    /// Verifies when it is due, if there is an interval, and when somebody asks for it.
+    pub async fn verify(
+        self,
+        verifications: Arc<Verifications>,
+        interval: Option<Duration>,
+        stop: CancellationToken,
+    ) {
+        if self.keys.signers.is_empty() {
+            return;
+        }
+        verifications.offer();
+        let interval = interval.map(|interval| TimeDelta::from_std(interval).unwrap_or(TimeDelta::days(1)));
+        let mut pause = FIRST_LOOK;
+        loop {
+            let asked = tokio::select! {
+                () = verifications.asked() => true,
+                () = tokio::time::sleep(pause) => false,
+                () = stop.cancelled() => return,
+            };
+            if !asked {
+                pause = LOOK;
+                let Some(interval) = interval else { continue };
+                if !self.is_due(interval).await {
+                    continue;
+                }
+            }
+            verifications.begin((self.clock)());
+            let verified = tokio::select! {
+                verified = self.once(&verifications) => verified,
+                () = stop.cancelled() => return,
+            };
+            let failed = verified.err().map(|error| {
+                tracing::warn!(%error, "the audit log could not be verified; it is tried again");
+                Failed { at: (self.clock)(), why: error.to_string() }
+            });
+            verifications.end(failed);
+        }
+    }
+
+    async fn is_due(&self, interval: TimeDelta) -> bool {
+        let last = match self.store.last_verification().await {
             Ok(last) => last,
             Err(error) => {
                 tracing::warn!(%error, "the last verification of the audit log could not be looked up");
-                continue;
+                return false;
             }
         };
         if let Some(last) = &last {
             telemetry::verified(last.started_at, last.tree_size.cast_unsigned(), last.result != "tampering");
         }
-        if last.is_some_and(|last| last.started_at + interval > clock()) {
-            continue;
-        }
-        let verified = tokio::select! {
-            verified = once(&store, &service, &keys, &outside) => verified,
-            () = stop.cancelled() => return,
-        };
-        if let Err(error) = verified {
-            tracing::warn!(%error, "the audit log could not be verified; it is tried again");
-        }
+        last.is_none_or(|last| last.started_at + interval <= (self.clock)())
     }
-}
 
-/// Verifies the whole log, and keeps the result.
-async fn once(
-    store: &Store,
-    service: &PgConnectOptions,
-    keys: &LogKeys,
-    outside: &Outside,
-) -> Result<(), Error> {
-    let (started_at, started) = (clock(), Instant::now());
-    let mut report = Report::default();
-    // Read before the snapshot is taken: what is remembered by then is in it.
-    let checkpoints = outside.read(&mut report);
-    let mut connection = snapshot(service).await?;
-    let standards = Standards {
-        keys: Keys::Own { signers: keys.signers.clone(), retired: keys.retired.signers.clone() },
-        checkpoints,
-        receipts: Vec::new(),
-        since: None,
-        now: started_at,
-    };
-    let writers = keys.believed_writers();
-    let scope = Scope { standards: &standards, writers: &writers, live: true };
-    let report = verify(&mut connection, &scope, report, &|_, _| {}).await?;
-    let verdict = report.verdict();
-    let mut by_rule: BTreeMap<Rule, u64> = BTreeMap::new();
-    for finding in &report.findings {
-        *by_rule.entry(finding.rule).or_default() += 1;
-    }
-    for (rule, findings) in by_rule {
-        // What was found may name a customer, and so has no place in a log line.
-        tracing::error!(%rule, findings, "the audit log does not hold: GET /v1/audit/log/status tells what was found");
-    }
-    let size = report.logs.last().map_or(0, |log| log.tree_size);
-    let took_ms = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
-    tracing::info!(
-        result = verdict.as_str(),
-        findings = report.findings_in_all,
-        size,
-        took_ms,
-        "verified the audit log"
-    );
-    telemetry::verified(started_at, size, verdict != Verdict::Tampering);
-    let kept = &report.findings[..report.findings.len().min(KEPT)];
-    store
-        .keep_verification(&StoredVerification {
-            log_id: store.open_log().await?.map_or(0, |log| log.log_id),
-            tree_size: size.cast_signed(),
-            started_at,
+    /// Verifies the whole log, and keeps the result.
+    async fn once(&self, verifications: &Verifications) -> Result<(), Error> {
+        let (started_at, started) = ((self.clock)(), Instant::now());
+        let mut report = Report::default();
+        // Read before the snapshot is taken: what is remembered by then is in it.
+        let checkpoints = self.outside.read(&mut report);
+        let mut connection = snapshot(&self.service).await?;
+        let standards = Standards {
+            keys: Keys::Own {
+                signers: self.keys.signers.clone(),
+                retired: self.keys.retired.signers.clone(),
+            },
+            checkpoints,
+            receipts: Vec::new(),
+            since: None,
+            now: started_at,
+        };
+        let writers = self.keys.believed_writers();
+        let scope = Scope { standards: &standards, writers: &writers, live: true };
+        let report =
+            verify(&mut connection, &scope, report, &|done, in_all| verifications.progress(done, in_all))
+                .await?;
+        let verdict = report.verdict();
+        let mut by_rule: BTreeMap<Rule, u64> = BTreeMap::new();
+        for finding in &report.findings {
+            *by_rule.entry(finding.rule).or_default() += 1;
+        }
+        for (rule, findings) in by_rule {
+            // What was found may name a customer, and so has no place in a log line.
+            tracing::error!(%rule, findings, "the audit log does not hold: GET /v1/audit/log/status tells what was found");
+        }
+        let size = report.logs.last().map_or(0, |log| log.tree_size);
+        let took_ms = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
+        tracing::info!(
+            result = verdict.as_str(),
+            findings = report.findings_in_all,
+            size,
             took_ms,
-            result: verdict.as_str().to_owned(),
-            findings: serde_json::to_value(kept).map_err(|error| Error::Internal(error.to_string()))?,
-        })
-        .await
+            "verified the audit log"
+        );
+        telemetry::verified(started_at, size, verdict != Verdict::Tampering);
+        let kept = &report.findings[..report.findings.len().min(KEPT)];
+        self.store
+            .keep_verification(&StoredVerification {
+                log_id: self.store.open_log().await?.map_or(0, |log| log.log_id),
+                tree_size: size.cast_signed(),
+                started_at,
+                took_ms,
+                result: verdict.as_str().to_owned(),
+                findings: serde_json::to_value(kept).map_err(|error| Error::Internal(error.to_string()))?,
+            })
+            .await
+    }
 }

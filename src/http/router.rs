@@ -36,6 +36,7 @@ use super::{console, my, pages, server, spec};
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::ops::consents::Writer;
+use crate::ops::log::verifying::Verifications;
 use crate::ops::log::{LogKeys, LogView};
 use crate::store::Store;
 
@@ -81,6 +82,7 @@ pub struct Parts {
     pub log: Arc<LogView>,
     /// Scheme and host under which customers reach this service, if it knows: links begin with it.
     pub public_url: Option<Arc<str>>,
+    pub verifications: Arc<Verifications>,
 }
 
 impl std::fmt::Debug for AppState {

@@ -7,6 +7,7 @@
 //! | [`sealer`] | appends what is queued, reads it back, signs |
 //! | [`memory`] | the largest checkpoint that this replica saw |
 //! | [`receipt`] | a signed promise that an entry will be in the log |
+//! | [`verifying`] | who asks for a verification, and how far it is |
 
 use std::sync::RwLock;
 
@@ -21,6 +22,7 @@ pub mod memory;
 pub mod opening;
 pub mod receipt;
 pub mod sealer;
+pub mod verifying;
 pub mod vouching;
 
 /// The keys of the log, of which the database sees none.

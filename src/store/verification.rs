@@ -5,6 +5,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 use uuid::Uuid;
 
+use super::Store;
 use super::log::reading::StoredCheckpoint;
 use crate::error::Error;
 
@@ -216,4 +217,73 @@ pub async fn leaf_hash_of(connection: &mut PgConnection, audit_id: i64) -> Resul
         .fetch_optional(connection)
         .await?;
     Ok(hash)
+}
+
+/// A checkpoint, and how many witnesses signed it too.
+#[derive(Clone, Debug)]
+pub struct ListedCheckpoint {
+    pub log_id: i32,
+    pub signed: StoredCheckpoint,
+    pub witnesses: i64,
+}
+
+/// An entry that cannot be sealed.
+#[derive(Clone, Debug)]
+pub struct Quarantined {
+    pub audit_id: i64,
+    pub reason: String,
+    pub found_at: DateTime<Utc>,
+}
+
+impl Store {
+    /// The checkpoints of all logs, newest first, below `before`.
+    pub async fn list_checkpoints(
+        &self,
+        before: Option<Place>,
+        limit: i64,
+    ) -> Result<Vec<ListedCheckpoint>, Error> {
+        let (log_id, tree_size) = before.unwrap_or((i32::MAX, i64::MAX));
+        let rows = sqlx::query!(
+            r#"
+            select log_id, tree_size, note, vlaapi.calendar_time(signed_at) as "signed_at!",
+              (
+                select count(*)
+                from vlaapi.audit_cosignatures w
+                where w.log_id = c.log_id and w.tree_size = c.tree_size
+              ) as "witnesses!"
+            from vlaapi.audit_checkpoints c
+            where (log_id, tree_size) < ($1, $2)
+            order by log_id desc, tree_size desc
+            limit $3
+            "#,
+            log_id,
+            tree_size,
+            limit,
+        )
+        .fetch_all(&self.reads)
+        .await?;
+        let listed = rows.into_iter().map(|row| ListedCheckpoint {
+            log_id: row.log_id,
+            signed: StoredCheckpoint { tree_size: row.tree_size, note: row.note, signed_at: row.signed_at },
+            witnesses: row.witnesses,
+        });
+        Ok(listed.collect())
+    }
+
+    /// Some of what is in quarantine, newest first.
+    pub async fn list_quarantined(&self, limit: i64) -> Result<Vec<Quarantined>, Error> {
+        let quarantined = sqlx::query_as!(
+            Quarantined,
+            r#"
+            select audit_id, reason, vlaapi.calendar_time(found_at) as "found_at!"
+            from vlaapi.audit_quarantine
+            order by audit_id desc
+            limit $1
+            "#,
+            limit,
+        )
+        .fetch_all(&self.reads)
+        .await?;
+        Ok(quarantined)
+    }
 }

@@ -10,7 +10,7 @@ mod proofs;
 mod publication;
 mod reading;
 mod restore;
-mod running;
+pub mod running;
 mod sealing;
 mod verification;
 mod witness;
@@ -168,7 +168,7 @@ async fn proof(service: &Service, audit_id: i64) -> String {
 }
 
 /// Some statements, as the owner and without triggers: what a database administrator can do.
-async fn tamper(pool: &PgPool, statements: &str) {
+pub async fn tamper(pool: &PgPool, statements: &str) {
     let statements = format!("begin; set local session_replication_role = replica; {statements}; commit");
     sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(pool).await.expect("an administrator may do it");
 }
@@ -211,7 +211,7 @@ fn said(output: &Output) -> String {
     out.into_owned()
 }
 
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..400 {
         if holds().await {
             return;

@@ -11,6 +11,7 @@ mod consent;
 mod console;
 mod console_customers;
 mod console_evidence;
+mod console_integrity;
 mod demo;
 mod embedded;
 mod expiry;

@@ -22,6 +22,7 @@ use consentd::ops;
 use consentd::ops::consents::{Lanes, Writer};
 use consentd::ops::log::memory::Memory;
 use consentd::ops::log::sealer::Sealer;
+use consentd::ops::log::verifying::Verifications;
 use consentd::ops::log::{LogKeys, LogView, RetiredKeys, opening};
 use consentd::store::Store;
 use consentd::tlog::SigningKey;
@@ -42,6 +43,7 @@ pub struct Service {
     pub cache: Arc<Cache>,
     pub keys: Arc<LogKeys>,
     pub view: Arc<LogView>,
+    pub verifications: Arc<Verifications>,
     /// How the service logs in.
     pub login: PgConnectOptions,
     /// What a replica remembers, its keys in files: all that lies outside the database.
@@ -256,12 +258,14 @@ impl Service {
             retired: RetiredKeys::default(),
         });
         let view = Arc::new(LogView::default());
+        let verifications = Arc::new(Verifications::default());
         let cache = Arc::new(Cache::new(&store, Bounds { customers: 1000, max_stale }));
         let (writer, lanes) =
             Writer::start(&store, &cache, keys.writers.first(), NonZeroU16::new(2).expect("two lanes"));
         let state = AppState::from(Parts {
             log_keys: Arc::clone(&keys),
             log: Arc::clone(&view),
+            verifications: Arc::clone(&verifications),
             cache: Arc::clone(&cache),
             store: store.clone(),
             writer: writer.clone(),
@@ -282,6 +286,7 @@ impl Service {
             cache,
             keys,
             view,
+            verifications,
             login: login.clone(),
             outside: tempfile::tempdir().expect("a directory can be made"),
             owner,

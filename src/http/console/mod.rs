@@ -17,6 +17,7 @@ mod entry;
 mod entry_view;
 mod evidence;
 mod expiring;
+mod integrity;
 mod overview;
 mod paging;
 mod reveal;
@@ -42,6 +43,8 @@ pub fn routes(state: &AppState) -> Router<AppState> {
         .route("/console/access", get(access::page))
         .route("/console/audit/evidence.zip", get(evidence::of_trail))
         .route("/console/customers/{customer_id}/evidence.zip", get(evidence::of_customer))
+        .route("/console/integrity", get(integrity::page))
+        .route("/console/integrity/verify", post(integrity::verify))
         .route("/console/reveal", post(reveal::reveal))
         .route_layer(from_fn_with_state(state.clone(), session::required))
         .route("/console/sign-in", get(session::sign_in_page).post(session::sign_in))
