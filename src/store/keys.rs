@@ -48,6 +48,22 @@ impl Store {
         query.push(" order by key_id limit ").push_bind(limit);
         Ok(query.build_query_as().fetch_all(&self.reads).await?)
     }
+
+    pub async fn key(&self, key_id: Uuid) -> Result<Option<ApiKeyRecord>, Error> {
+        let key = sqlx::query_as!(
+            ApiKeyRecord,
+            r#"
+            select key_id, customer_id as "customer_id?", key_prefix, key_name, scopes, rate_limit_override_rpm,
+              created_at, last_used_at, expires_at, is_active, replaced_by
+            from vlaapi.api_keys
+            where key_id = $1
+            "#,
+            key_id,
+        )
+        .fetch_optional(&self.reads)
+        .await?;
+        Ok(key)
+    }
 }
 
 /// The keys of those of these hashes which are known and not revoked, and whose customers are active.

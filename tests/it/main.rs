@@ -12,6 +12,7 @@ mod console;
 mod console_customers;
 mod console_evidence;
 mod console_integrity;
+mod console_keys;
 mod demo;
 mod embedded;
 mod expiry;

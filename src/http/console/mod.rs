@@ -18,6 +18,7 @@ mod entry_view;
 mod evidence;
 mod expiring;
 mod integrity;
+mod keys;
 mod overview;
 mod paging;
 mod reveal;
@@ -45,6 +46,10 @@ pub fn routes(state: &AppState) -> Router<AppState> {
         .route("/console/customers/{customer_id}/evidence.zip", get(evidence::of_customer))
         .route("/console/integrity", get(integrity::page))
         .route("/console/integrity/verify", post(integrity::verify))
+        .route("/console/keys", get(keys::page).post(keys::create))
+        .route("/console/keys/{key_id}", get(keys::one))
+        .route("/console/keys/{key_id}/rotate", post(keys::rotate))
+        .route("/console/keys/{key_id}/revoke", post(keys::revoke))
         .route("/console/reveal", post(reveal::reveal))
         .route_layer(from_fn_with_state(state.clone(), session::required))
         .route("/console/sign-in", get(session::sign_in_page).post(session::sign_in))
