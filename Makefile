@@ -54,7 +54,7 @@ demo: ## Fill the private database with demo data, while no service runs on it (
 
 .PHONY: pictures
 pictures: $(NODE_TOOLS) ## Take the pictures of the README anew, in a real browser
-	@PICTURES=docs/pictures .ci/with-postgres .ci/browser
+	@PICTURES=docs/pictures .ci/with-postgres .ci/with-database .ci/browser
 
 .PHONY: bench
 bench: ## Measure the speed beside what the machine can do (more: make bench ARGS="--quick --only reads,put")
@@ -126,7 +126,7 @@ clients: $(PYTHON_TOOLS) $(CLIENT_TOOLS) ## Clients that five generators make, a
 
 .PHONY: browser-test
 browser-test: $(NODE_TOOLS) ## The pages in a real browser (more: make browser-test ARGS="tests/browser/trail.test.mjs")
-	@.ci/with-postgres .ci/browser $(ARGS)
+	@.ci/with-postgres .ci/with-database .ci/browser $(ARGS)
 
 .PHONY: docker-lint
 docker-lint: $(PYTHON_TOOLS) ## The Dockerfile

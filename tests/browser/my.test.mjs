@@ -29,7 +29,7 @@ test("withdrawing takes one click, and never more than giving; it can be undone"
   await button("choose").click();
   await page.waitForURL("**/my/consent/choices*");
   assert.equal(await page.locator(":checked").count(), 0, "nothing is chosen before somebody chose it");
-  await page.locator("#tier-analytics").click();
+  await page.locator("label[for=tier-analytics]").click();
   await button("save").click();
   await page.waitForURL("**/my/consent/entries/*");
   const giving = clicks();

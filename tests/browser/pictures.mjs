@@ -27,7 +27,7 @@ const PICTURES = {
   overview: { at: "/console" },
   trail: { at: "/console/audit?action=withdrawn" },
   customer: { at: await changeable(), height: 1000 },
-  "my-consent": { at: "/my/consent/choices", by: await link(ours), width: 900 },
+  "my-consent": { at: "/my/consent", by: await link(ours), width: 900 },
 };
 
 await until("the log was verified", async () => {

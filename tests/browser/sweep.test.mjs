@@ -54,10 +54,13 @@ const titles = new Map();
 
 /** Looks at a page in every way; what is a variant is another view of a page, and may have its title. */
 async function look(page, { name, path, markup, status = 200, isVariant = false }, { schemes = ["light", "dark"], widths = WIDTHS } = {}) {
+  const wholly = schemes.length > 1;
   page.allowed = [new RegExp(`status of ${status} `)];
   const answer = await page.goto(path);
   assert.equal(answer.status(), status);
   markup ??= await answer.text();
+  // What is folded can be unfolded, and then holds to the same.
+  await page.locator("details").evaluateAll((all) => all.forEach((details) => { details.open = true; }));
   for (const scheme of schemes) {
     await page.emulateMedia({ colorScheme: scheme });
     for (const width of widths) {
@@ -77,7 +80,10 @@ async function look(page, { name, path, markup, status = 200, isVariant = false 
       assert.equal(seen.headings, 1, `${where} has one h1`);
       assert.equal(seen.pwned, undefined, `${where} ran what was stored`);
       assert.equal(seen.scheme, scheme === "dark");
-      assert.deepEqual(await barriers(page), [], where);
+      // It takes a second: colours are told apart in both schemes, and what a width does in one of them.
+      if (!wholly || (scheme === "dark" ? width === 1024 : width !== 1024)) {
+        assert.deepEqual(await barriers(page), [], where);
+      }
       if (isVariant) continue;
       const same = titles.get(seen.title) ?? name;
       assert.equal(same, name, `two pages have the title ${seen.title}`);
@@ -125,7 +131,7 @@ test("every page of the console", async (t) => {
 test("every page of a customer", async (t) => {
   const page = await open(t);
   await page.goto(await link(CANARY_CUSTOMER, { on_behalf_of: CANARY }));
-  const { pages, broken } = await crawl(page.request, ["/my/consent"]);
+  const { pages, broken } = await crawl(page.request, ["/my/consent", "/my/consent/choices"]);
   assert.deepEqual(broken, []);
   for (const found of pages) await t.test(found.name, () => look(page, found));
   // What is longest in other languages is looked at where it has the least room.
