@@ -233,6 +233,17 @@ pub async fn fill(database: &Database, version: i64) {
              from vlaapi.customer_consent_audit entry
              where c.customer_id = '{customer}' and entry.customer_id = c.customer_id and entry.version = 2"
         }
+        8 => {
+            "with key as (
+               insert into vlaapi.api_keys (key_prefix, key_hash) values ('vla_live_ef56', md5(random()::text))
+               returning key_id
+             )
+             insert into vlaapi.console_sessions (session_hash, key_id, started_at, seen_at)
+             select sha256(uuid_send(gen_random_uuid())), key_id, now(), now() from key;
+             insert into vlaapi.consent_days
+             select date '2031-01-01' + count(*)::integer, 'granted', null, 'basic', 1, 0, 1, 0, 0, 0, 0, 0, 0
+             from vlaapi.consent_days"
+        }
         9 => {
             "with key as (
                insert into vlaapi.consent_link_keys (secret, created_at) values ('\\x01', now()) returning key_id
