@@ -26,7 +26,7 @@ select
   a.audit_id,
   (a.timestamp at time zone 'UTC')::date as day,
   a.action,
-  a.previous_tier,
+  coalesce(a.previous_tier, '') as previous_tier,
   a.new_tier,
   (now_at.tier is not distinct from 'none')::int - (was_at.tier is not distinct from 'none')::int as tier_none,
   (now_at.tier is not distinct from 'basic')::int - (was_at.tier is not distinct from 'basic')::int as tier_basic,
@@ -70,7 +70,8 @@ cross join lateral (select known.before ->> 'tier' as tier, known.before -> 'sta
 create table vlaapi.consent_days (
   day date not null,
   action varchar(20) not null,
-  previous_tier varchar(20),
+  -- Empty where there was nothing before.
+  previous_tier varchar(20) not null,
   new_tier varchar(20) not null,
   entries bigint not null,
   tier_none bigint not null,
@@ -81,7 +82,7 @@ create table vlaapi.consent_days (
   images bigint not null,
   embeddings bigint not null,
   training bigint not null,
-  constraint consent_days_key unique nulls not distinct (day, action, previous_tier, new_tier)
+  constraint consent_days_pkey primary key (day, action, previous_tier, new_tier)
 );
 
 insert into vlaapi.consent_days

@@ -25,6 +25,10 @@ use crate::verify::{Keys, Report, Rule, Standards, Verdict, outside};
 const LOOK: Duration = Duration::from_mins(1);
 /// The first look, so that whoever has just started the service sees soon whether the log holds.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
+/// Sealing takes a second: where something has waited for longer, more is to come.
+const BEHIND: TimeDelta = TimeDelta::seconds(3);
+/// A verification that is due waits for the sealer no longer than this after a start.
+const PATIENCE: Duration = Duration::from_hours(1);
 /// Findings that are kept with the result.
 const KEPT: usize = 100;
 
@@ -82,7 +86,7 @@ impl Verifier {
         }
         verifications.offer();
         let interval = interval.map(|interval| TimeDelta::from_std(interval).unwrap_or(TimeDelta::days(1)));
-        let mut pause = FIRST_LOOK;
+        let (mut pause, began) = (FIRST_LOOK, Instant::now());
         loop {
             let asked = tokio::select! {
                 () = verifications.asked() => true,
@@ -92,7 +96,7 @@ impl Verifier {
             if !asked {
                 pause = LOOK;
                 let Some(interval) = interval else { continue };
-                if !self.is_due(interval).await {
+                if !self.is_due(interval).await || (began.elapsed() < PATIENCE && self.is_behind().await) {
                     continue;
                 }
             }
@@ -121,6 +125,12 @@ impl Verifier {
             telemetry::verified(last.started_at, last.tree_size.cast_unsigned(), last.result != "tampering");
         }
         last.is_none_or(|last| last.started_at + interval <= (self.clock)())
+    }
+
+    /// Whether much was loaded at once, and is not sealed yet: it would be found missing from the tree.
+    async fn is_behind(&self) -> bool {
+        let backlog = self.store.backlog().await.ok();
+        backlog.and_then(|backlog| backlog.oldest).is_some_and(|oldest| oldest + BEHIND < (self.clock)())
     }
 
     /// Verifies the whole log, and keeps the result.

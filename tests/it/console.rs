@@ -406,7 +406,7 @@ async fn counts_by_day_are_what_the_trail_and_the_consents_say() {
         "with counted as (
            select day, action, previous_tier, new_tier, sum(entries) as entries from vlaapi.consent_days group by 1, 2, 3, 4
          ), real as (
-           select (timestamp at time zone 'UTC')::date as day, action, previous_tier, new_tier, count(*)::numeric as entries
+           select (timestamp at time zone 'UTC')::date as day, action, coalesce(previous_tier, ''), new_tier, count(*)::numeric as entries
            from vlaapi.customer_consent_audit group by 1, 2, 3, 4
          )
          select count(*) from (

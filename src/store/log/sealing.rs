@@ -147,7 +147,7 @@ async fn count_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<
           sum(tier_research), sum(expired), sum(images), sum(embeddings), sum(training)
         from moves
         group by day, action, previous_tier, new_tier
-        on conflict on constraint consent_days_key do update
+        on conflict (day, action, previous_tier, new_tier) do update
         set entries = kept.entries + excluded.entries, tier_none = kept.tier_none + excluded.tier_none,
           tier_basic = kept.tier_basic + excluded.tier_basic,
           tier_analytics = kept.tier_analytics + excluded.tier_analytics,
