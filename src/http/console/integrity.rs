@@ -20,7 +20,7 @@ use crate::http::input::Params;
 use crate::http::pages::{Form, Page, filters, see};
 use crate::http::problem::Problem;
 use crate::ops::log::verifying::Verifying;
-use crate::store::log::reading::{Backlog, StoredVerification};
+use crate::store::log::reading::{Backlog, StoredCheckpoint, StoredVerification};
 use crate::store::verification::{ListedCheckpoint, Quarantined};
 
 /// Checkpoints of a page.
@@ -152,7 +152,7 @@ pub async fn page(
     let page = Integrity {
         fork: view.fork.or(log.and_then(|log| log.fork)),
         tree_size: newest.as_ref().map_or(0, |newest| newest.tree_size),
-        root: newest.as_ref().and_then(|newest| newest.checkpoint()).map(|signed| signed.root.to_string()),
+        root: newest.as_ref().and_then(StoredCheckpoint::checkpoint).map(|signed| signed.root.to_string()),
         signed_at: newest.map(|newest| newest.signed_at),
         findings: last.as_ref().map(|last| findings(&last.findings)).unwrap_or_default(),
         last,
@@ -181,10 +181,12 @@ fn row(listed: &ListedCheckpoint, at: At) -> Row {
 
 /// `840 ms`, `3.2 s`, `12 min 5 s`.
 fn took(millis: i64) -> String {
-    match millis {
-        ..1000 => format!("{millis} ms"),
-        ..60_000 => format!("{}.{} s", millis / 1000, millis % 1000 / 100),
-        _ => format!("{} min {} s", millis / 60_000, millis % 60_000 / 1000),
+    if millis < 1000 {
+        format!("{millis} ms")
+    } else if millis < 60_000 {
+        format!("{}.{} s", millis / 1000, millis % 1000 / 100)
+    } else {
+        format!("{} min {} s", millis / 60_000, millis % 60_000 / 1000)
     }
 }
 

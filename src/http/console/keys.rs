@@ -32,7 +32,7 @@ const LONGEST_OVERLAP: i64 = 604_800;
 #[template(path = "console/keys.html")]
 struct Keys {
     shell: Shell,
-    keys: Vec<KeyView>,
+    listed: Vec<KeyView>,
     next: Option<String>,
     /// The list from its beginning; absent where it is shown from there.
     first: Option<String>,
@@ -131,7 +131,7 @@ pub async fn page(
     let mut keys = state.store.list_keys(&filter, paging.after, limit).await?;
     let next = paging.next(&state, &mut keys, SHOWN, |key| key.key_id);
     let page = Keys {
-        keys: keys.into_iter().map(|key| KeyView::new(key, &visitor, shell.now)).collect(),
+        listed: keys.into_iter().map(|key| KeyView::new(key, &visitor, shell.now)).collect(),
         first: paging.after.is_some().then(|| paging.first()),
         next,
         customer_id,

@@ -53,7 +53,8 @@ impl Archive {
         self.zip.start_file(name, self.options).map_err(broken)?;
         let mut file = File { zip: &mut self.zip, hash: Sha256::new() };
         write(&mut file)?;
-        self.sums += &format!("{}  {name}\n", hex(&file.hash.finalize()));
+        let sum = hex(&file.hash.finalize());
+        self.sums.extend([sum.as_str(), "  ", name, "\n"]);
         Ok(())
     }
 

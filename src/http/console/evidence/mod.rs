@@ -5,6 +5,7 @@
 //! personal data does.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -41,7 +42,7 @@ use pack::Pack;
 
 /// Entries of a pack. Each has a proof in a file of its own, and a report is meant to be read: for more there is the copy of
 /// the whole log.
-const MAX_ENTRIES: usize = 10_000;
+const MAX_ENTRIES: i64 = 10_000;
 
 /// Parts of a pack that wait for the client.
 const PARTS: usize = 4;
@@ -136,9 +137,9 @@ async fn answer(
     let Some(place) = state.gate.export().await else {
         return Err(Problem::overloaded());
     };
-    let entries = state.store.sealed_entries(&question.filter, log_id, size, MAX_ENTRIES as i64 + 1).await?;
-    if entries.len() > MAX_ENTRIES {
-        let most = grouped(MAX_ENTRIES as i64);
+    let entries = state.store.sealed_entries(&question.filter, log_id, size, MAX_ENTRIES + 1).await?;
+    if i64::try_from(entries.len()).unwrap_or(i64::MAX) > MAX_ENTRIES {
+        let most = grouped(MAX_ENTRIES);
         return Err(Problem::new(
             &INVALID_PARAMETER,
             format!(
@@ -202,9 +203,9 @@ async fn prepare(
     let mut logs = BTreeMap::new();
     logs.insert(log_id, signed_log(state, log_id, Some(size)).await?);
     for entry in &entries {
-        if !logs.contains_key(&entry.log_id) {
-            // A former log, which grows no more.
-            logs.insert(entry.log_id, signed_log(state, entry.log_id, None).await?);
+        if let Entry::Vacant(former) = logs.entry(entry.log_id) {
+            // It grows no more.
+            former.insert(signed_log(state, entry.log_id, None).await?);
         }
     }
     let last = state.store.leaves(log_id, size - 1, 1).await?.pop().ok_or_else(|| {

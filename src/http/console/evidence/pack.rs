@@ -215,7 +215,8 @@ impl Counts {
     fn add(&mut self, leaf: &Leaf, opened: usize) {
         self.entries += 1;
         self.vouched_for += i64::from(leaf.src == Source::Service);
-        self.erased += leaf.commitments.len().saturating_sub(opened) as i64;
+        let erased = leaf.commitments.len().saturating_sub(opened);
+        self.erased += i64::try_from(erased).unwrap_or(i64::MAX);
         *self.actions.entry(leaf.action.clone().unwrap_or_default()).or_default() += 1;
         self.times = Some(match self.times {
             Some((first, last)) => (first.min(leaf.timestamp), last.max(leaf.timestamp)),
