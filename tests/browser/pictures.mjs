@@ -21,12 +21,15 @@ async function changeable() {
   return `/console/customers/${customer_id}?as_of=${between.slice(0, 10)}`;
 }
 
-const ours = await customer({ consent_tier: "analytics", can_store_embeddings: true, expires_at: new Date(Date.now() + 180 * 86_400_000).toISOString() });
+const ours = await customer(
+  { consent_tier: "analytics", can_store_embeddings: true, expires_at: new Date(Date.now() + 180 * 86_400_000).toISOString() },
+  "Bronze Otter Robotics",
+);
 
 const PICTURES = {
-  overview: { at: "/console" },
+  overview: { at: "/console", height: 1250 },
   trail: { at: "/console/audit?action=withdrawn" },
-  customer: { at: await changeable(), height: 1000 },
+  customer: { at: await changeable(), height: 760 },
   "my-consent": { at: "/my/consent", by: await link(ours), width: 900 },
 };
 

@@ -36,10 +36,10 @@ export async function api(path, { method, body, key = OPERATOR, headers = {} } =
 }
 
 /** A customer of one's own, with a consent if a decision is given. */
-export async function customer(decision) {
+export async function customer(decision, company_name) {
   const customer_id = crypto.randomUUID();
   const email = `browser-${customer_id.slice(0, 8)}@example.com`;
-  await api("/v1/customers", { body: { customer_id, email, tier: "pro" } });
+  await api("/v1/customers", { body: { customer_id, email, company_name, tier: "pro" } });
   if (decision) await api(`/v1/customers/${customer_id}/consent`, { method: "PUT", body: decision });
   return customer_id;
 }
