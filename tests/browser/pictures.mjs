@@ -8,17 +8,17 @@ import { api, customer, link, until } from "./service.mjs";
 
 const MOST = 150_000;
 
-/** A customer who decided often, and a day on which something else held than does now. */
+/** A customer who decided some ten times, as of a day on which something else held than does now. */
 async function changeable() {
-  const { items } = (await api("/v1/audit?limit=500")).json();
-  const counts = new Map();
-  for (const { customer_id, action } of items) {
-    if (action !== "expired") counts.set(customer_id, (counts.get(customer_id) ?? 0) + 1);
+  const { items } = (await api("/v1/audit?limit=1000")).json();
+  for (const customer_id of new Set(items.filter(({ action }) => action === "updated").map((entry) => entry.customer_id))) {
+    const entries = (await api(`/v1/customers/${customer_id}/consent/audit?limit=50`)).json().items;
+    const tiers = new Set(entries.map((entry) => entry.new_tier));
+    if (entries.length < 8 || entries.length > 12 || tiers.size < 3) continue;
+    const between = entries[Math.floor(entries.length / 2)].timestamp;
+    return `/console/customers/${customer_id}?as_of=${between.slice(0, 10)}`;
   }
-  const [[customer_id]] = [...counts].sort(([, a], [, b]) => b - a);
-  const entries = (await api(`/v1/customers/${customer_id}/consent/audit?limit=50`)).json().items;
-  const between = entries[Math.floor(entries.length / 3)].timestamp;
-  return `/console/customers/${customer_id}?as_of=${between.slice(0, 10)}`;
+  assert.fail("no customer of the demo decided some ten times");
 }
 
 const ours = await customer(
@@ -29,7 +29,7 @@ const ours = await customer(
 const PICTURES = {
   overview: { at: "/console", height: 1250 },
   trail: { at: "/console/audit?action=withdrawn" },
-  customer: { at: await changeable(), height: 760 },
+  customer: { at: await changeable(), height: 950 },
   "my-consent": { at: "/my/consent", by: await link(ours), width: 900 },
 };
 
