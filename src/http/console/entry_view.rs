@@ -144,7 +144,7 @@ pub fn shown(state: &ConsentState) -> [(&'static str, String); 7] {
         ("images", allowed(state.can_store_images)),
         ("embeddings", allowed(state.can_store_embeddings)),
         ("training", allowed(state.can_use_for_training)),
-        ("anonymization", state.anonymization_level.as_str().to_owned()),
+        ("anonymisation", state.anonymization_level.as_str().to_owned()),
         ("policy", state.policy_version.clone().unwrap_or_else(|| "—".to_owned())),
         ("expires", time(state.expires_at)),
     ]

@@ -110,7 +110,7 @@ fn coming(days: &[Day], total: i64, today: NaiveDate) -> String {
         ),
         unit: "consents that end, a day",
         scale: TimeScale::new(midnight(today), midnight(today + Days::new(AHEAD))),
-        bars: &bars,
+        spans: &bars,
         up: "unsure",
     })
 }
@@ -143,7 +143,7 @@ fn gone(expired: &[Bar], total: i64, now: DateTime<Utc>) -> String {
         ),
         unit: "expired, a day",
         scale: TimeScale::new(midnight(today - Days::new(BACK - 1)), midnight(today + Days::new(1))),
-        bars: expired,
+        spans: expired,
         up: "",
     })
 }

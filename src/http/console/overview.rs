@@ -255,7 +255,7 @@ fn grants_and_withdrawals(days: &[Day], now: DateTime<Utc>) -> (String, Vec<Bar>
         description: "Grants go up, withdrawals go down; a bar leads to the entries of its week",
         unit: "a week: grants up, withdrawals down",
         scale: TimeScale::new(begin, now),
-        bars: &weeks,
+        spans: &weeks,
         up: "up",
     });
     weeks.reverse();

@@ -50,44 +50,17 @@ const LABELS: [(&str, &str); 9] = [
 impl TrailFilter {
     pub fn read(params: &mut Params) -> Self {
         let mut fields = Vec::new();
-        let mut keep = |name: &'static str, text: &str| fields.push((name, text.to_owned()));
-        let mut filter = AuditFilter::default();
-        filter.customer_id = params.take("customer_id", |text| {
-            keep("customer_id", text);
-            uuid(text.trim())
-        });
-        filter.changed_by = params.take("changed_by", |text| {
-            keep("changed_by", text);
-            nonempty(255)(text.trim())
-        });
-        filter.action = params.take("action", |text| {
-            keep("action", text);
-            choice(&AuditAction::ALL, AuditAction::as_str)(text)
-        });
-        filter.previous_tier = params.take("previous_tier", |text| {
-            keep("previous_tier", text);
-            choice(&ConsentTier::ALL, ConsentTier::as_str)(text)
-        });
-        filter.new_tier = params.take("new_tier", |text| {
-            keep("new_tier", text);
-            choice(&ConsentTier::ALL, ConsentTier::as_str)(text)
-        });
-        filter.ip_address = params.take("ip_address", |text| {
-            keep("ip_address", text);
-            network(text.trim())
-        });
-        filter.request_id = params.take("request_id", |text| {
-            keep("request_id", text);
-            nonempty(128)(text.trim())
-        });
-        filter.since = params.take("since", |text| {
-            keep("since", text);
-            from(text)
-        });
-        filter.until = params.take("until", |text| {
-            keep("until", text);
-            to(text)
-        });
+        let filter = AuditFilter {
+            customer_id: kept(params, &mut fields, "customer_id", uuid),
+            changed_by: kept(params, &mut fields, "changed_by", nonempty(255)),
+            action: kept(params, &mut fields, "action", choice(&AuditAction::ALL, AuditAction::as_str)),
+            previous_tier: kept(params, &mut fields, "previous_tier", tier()),
+            new_tier: kept(params, &mut fields, "new_tier", tier()),
+            ip_address: kept(params, &mut fields, "ip_address", network),
+            request_id: kept(params, &mut fields, "request_id", nonempty(128)),
+            since: kept(params, &mut fields, "since", from),
+            until: kept(params, &mut fields, "until", to),
+        };
         Self { filter, fields }
     }
 
@@ -107,6 +80,24 @@ impl TrailFilter {
             && whole(since)
             && whole(until)
     }
+}
+
+/// Takes a field, and keeps what it held for the form that shows it again.
+fn kept<T>(
+    params: &mut Params,
+    fields: &mut Vec<(&'static str, String)>,
+    name: &'static str,
+    read: impl FnOnce(&str) -> Result<T, Broken>,
+) -> Option<T> {
+    params.take(name, |text| {
+        let text = text.trim();
+        fields.push((name, text.to_owned()));
+        read(text)
+    })
+}
+
+fn tier() -> impl Fn(&str) -> Result<ConsentTier, Broken> {
+    choice(&ConsentTier::ALL, ConsentTier::as_str)
 }
 
 /// The beginning of a day, or an instant.
@@ -274,7 +265,7 @@ impl Histogram {
             description: "A bar leads to the entries of its span; the table below has the numbers",
             unit: &title.to_lowercase(),
             scale,
-            bars: &bars,
+            spans: &bars,
             up: "",
         });
         Ok(Self { chart, bars, count, capped, span })
@@ -283,15 +274,20 @@ impl Histogram {
 
 /// Gathers what was counted into bars of hours, days, weeks or months, each with the way to its entries.
 fn spans(scale: &TimeScale, counted: &[Counted], by_hour: bool, uri: &Uri) -> (&'static str, Vec<Bar>) {
-    let days = (scale.to - scale.from).num_days();
-    let (span, begin_of): (_, fn(DateTime<Utc>) -> DateTime<Utc>) = match days {
-        _ if by_hour => ("hour", |time| midnight(time.date_naive()) + TimeDelta::hours(time.hour().into())),
-        ..=92 => ("day", |time| midnight(time.date_naive())),
-        ..=800 => ("week", |time| {
-            let day = time.date_naive();
-            midnight(day - Days::new(day.weekday().num_days_from_monday().into()))
-        }),
-        _ => ("month", |time| midnight(time.date_naive().with_day(1).unwrap_or_default())),
+    let span = match (scale.to - scale.from).num_days() {
+        _ if by_hour => "hour",
+        ..=92 => "day",
+        93..=800 => "week",
+        _ => "month",
+    };
+    let begin_of = |time: DateTime<Utc>| {
+        let day = time.date_naive();
+        match span {
+            "hour" => midnight(day) + TimeDelta::hours(time.hour().into()),
+            "day" => midnight(day),
+            "week" => midnight(day - Days::new(day.weekday().num_days_from_monday().into())),
+            _ => midnight(day.with_day(1).unwrap_or_default()),
+        }
     };
     let end_of = |begin: DateTime<Utc>| match span {
         "hour" => begin + TimeDelta::hours(1),

@@ -24,6 +24,7 @@ const PER_MINUTE: i32 = 30;
 const PER_DAY: i32 = 300;
 
 /// Lets a form through that was made for this very link, and not too many of them. What is refused is answered.
+#[expect(clippy::result_large_err, reason = "the refusal is the answer, and made once")]
 fn admit(state: &AppState, visit: &Visit, form: &mut Params) -> Result<(), Response> {
     match form.required("link", uuid) {
         None => return Err(visit.trouble(StatusCode::UNPROCESSABLE_ENTITY, Trouble::Refused)),

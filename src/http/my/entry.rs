@@ -96,12 +96,11 @@ pub async fn receipt(
 
 /// The receipt is signed when it is asked for, over the leaf in the log, or the one that the entry will become.
 async fn receipt_of(state: &AppState, audit_id: i64) -> Result<Option<String>, Error> {
-    let leaf = match state.store.position(audit_id).await? {
-        Some(position) => Some(position.leaf),
-        None => {
-            let stored = state.store.log_entry(audit_id).await?;
-            stored.and_then(|stored| receipt::vouched_leaf(&state.log_keys, &stored))
-        }
+    let leaf = if let Some(position) = state.store.position(audit_id).await? {
+        Some(position.leaf)
+    } else {
+        let stored = state.store.log_entry(audit_id).await?;
+        stored.and_then(|stored| receipt::vouched_leaf(&state.log_keys, &stored))
     };
     Ok(leaf.and_then(|leaf| receipt::sign(&state.log_keys, &state.log.get(), audit_id, &leaf)))
 }

@@ -4,10 +4,10 @@ use askama::Template;
 use axum::http::StatusCode;
 use uuid::Uuid;
 
+use super::HOME;
 use super::choices::Chosen;
-use super::texts::{LANGUAGES, Piece, Texts, say};
+use super::texts::{Piece, Texts, say};
 use super::visit::Visit;
-use super::{CHOICES, HISTORY, HOME, LEAVE};
 use crate::domain::{AnonymizationLevel, ConsentTier};
 use crate::http::pages::Page;
 
@@ -49,28 +49,8 @@ impl Frame {
         Self { t, path, visitor: Some(visitor) }
     }
 
-    fn languages(&self) -> [&'static Texts; LANGUAGES.len()] {
-        LANGUAGES
-    }
-
     fn texts(&self) -> Sentence {
         say(self.t.text_version, &[("version", Piece::Datum(self.t.policy_version().to_owned()))])
-    }
-
-    fn home(&self) -> &'static str {
-        HOME
-    }
-
-    fn choices(&self) -> &'static str {
-        CHOICES
-    }
-
-    fn history(&self) -> &'static str {
-        HISTORY
-    }
-
-    fn leave(&self) -> &'static str {
-        LEAVE
     }
 }
 

@@ -1,5 +1,7 @@
 //! How pages write times and numbers.
 
+#![expect(clippy::inline_always, reason = "askama's attribute writes it")]
+
 use askama::Values;
 use chrono::{DateTime, SecondsFormat, Utc};
 

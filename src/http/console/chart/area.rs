@@ -41,8 +41,8 @@ pub fn area(
     for layer in layers {
         let above: Vec<i64> =
             below.iter().zip(&layer.values).map(|(below, value)| below + value.max(&0)).collect();
-        let edge = stepped(scale, times, &above, &y);
-        let back: Vec<_> = stepped(scale, times, &below, &y).into_iter().rev().collect();
+        let edge = stepped(scale, times, &above, y);
+        let back: Vec<_> = stepped(scale, times, &below, y).into_iter().rev().collect();
         let path = |points: &[(f64, f64)]| {
             points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect::<Vec<_>>().join(" ")
         };

@@ -26,17 +26,19 @@ pub struct Bars<'a> {
     /// What is counted, and over which time: `entries a week`.
     pub unit: &'a str,
     pub scale: TimeScale,
-    pub bars: &'a [Bar],
+    pub spans: &'a [Bar],
     /// The class of the bars that go up.
     pub up: &'a str,
 }
 
 const TOP: f64 = 22.0;
 const ROOM: f64 = 110.0;
+/// A bar that is alone would else be a wall.
+const WIDEST: f64 = 60.0;
 
 pub fn bars(chart: &Bars<'_>) -> String {
-    let highest = |value: fn(&Bar) -> i64| chart.bars.iter().map(value).max().unwrap_or_default();
-    let both_ways = chart.bars.iter().any(|bar| bar.down > 0);
+    let highest = |value: fn(&Bar) -> i64| chart.spans.iter().map(value).max().unwrap_or_default();
+    let both_ways = chart.spans.iter().any(|bar| bar.down > 0);
     let most = rounded_up(highest(|bar| bar.up).max(highest(|bar| bar.down)).max(1));
     let zero = TOP + ROOM;
     let bottom = if both_ways { zero + ROOM } else { zero };
@@ -50,9 +52,9 @@ pub fn bars(chart: &Bars<'_>) -> String {
     drawing.time_axis(&chart.scale, TOP, bottom);
     #[expect(clippy::cast_precision_loss, reason = "a bar's height needs no more than a mantissa has")]
     let height = |value: i64| if value == 0 { 0.0 } else { (ROOM * value as f64 / most as f64).max(1.5) };
-    for bar in chart.bars.iter().filter(|bar| bar.up > 0 || bar.down > 0) {
+    for bar in chart.spans.iter().filter(|bar| bar.up > 0 || bar.down > 0) {
         let x = chart.scale.x(bar.from);
-        let width = (chart.scale.x(bar.to) - x - 2.0).max(1.5);
+        let width = (chart.scale.x(bar.to) - x - 2.0).clamp(1.5, WIDEST);
         if let Some(href) = &bar.href {
             // The table behind the chart has the same links: the keyboard need not go through every bar.
             drawing.put(format_args!("<a href=\"{}\" tabindex=\"-1\">", escaped(href)));
@@ -70,6 +72,6 @@ pub fn bars(chart: &Bars<'_>) -> String {
         }
     }
     drawing.line("axis", (LEFT, zero), (WIDTH - RIGHT, zero));
-    let has_links = chart.bars.iter().any(|bar| bar.href.is_some());
+    let has_links = chart.spans.iter().any(|bar| bar.href.is_some());
     drawing.finish(chart.title, chart.description, has_links)
 }
