@@ -1,3 +1,14 @@
+drop index vlaapi.customer_consent_audit_action_idx;
+create index customer_consent_audit_action_idx on vlaapi.customer_consent_audit (action, audit_id);
+drop index vlaapi.customer_consent_audit_previous_tier_idx;
+create index customer_consent_audit_previous_tier_idx on vlaapi.customer_consent_audit (previous_tier, audit_id);
+drop index vlaapi.customer_consent_audit_new_tier_idx;
+create index customer_consent_audit_new_tier_idx on vlaapi.customer_consent_audit (new_tier, audit_id);
+drop index vlaapi.customer_consent_audit_changed_by_idx;
+create index customer_consent_audit_changed_by_idx on vlaapi.customer_consent_audit (changed_by, audit_id);
+drop index vlaapi.customer_consent_audit_ip_address_idx;
+create index customer_consent_audit_ip_address_idx on vlaapi.customer_consent_audit (ip_address, audit_id)
+  where ip_address is not null;
 drop index vlaapi.audit_events_kind_idx;
 drop index vlaapi.customer_data_consent_expires_at_idx;
 create index customer_data_consent_expires_at_idx on vlaapi.customer_data_consent (expires_at)

@@ -101,6 +101,20 @@ drop index vlaapi.customer_data_consent_expires_at_idx;
 create index customer_data_consent_expires_at_idx on vlaapi.customer_data_consent (expires_at, customer_id)
   include (consent_tier) where expires_at is not null;
 
+-- The trail is walked in the order of time: what a filter finds in a window of time long ago is not looked for in all that
+-- came since.
+drop index vlaapi.customer_consent_audit_action_idx;
+create index customer_consent_audit_action_idx on vlaapi.customer_consent_audit (action, timestamp, audit_id);
+drop index vlaapi.customer_consent_audit_previous_tier_idx;
+create index customer_consent_audit_previous_tier_idx on vlaapi.customer_consent_audit (previous_tier, timestamp, audit_id);
+drop index vlaapi.customer_consent_audit_new_tier_idx;
+create index customer_consent_audit_new_tier_idx on vlaapi.customer_consent_audit (new_tier, timestamp, audit_id);
+drop index vlaapi.customer_consent_audit_changed_by_idx;
+create index customer_consent_audit_changed_by_idx on vlaapi.customer_consent_audit (changed_by, timestamp, audit_id);
+drop index vlaapi.customer_consent_audit_ip_address_idx;
+create index customer_consent_audit_ip_address_idx on vlaapi.customer_consent_audit (ip_address, timestamp, audit_id)
+  where ip_address is not null;
+
 -- Whoever asks who looked passes no erasures.
 create index audit_events_kind_idx on vlaapi.audit_events (kind, audit_id);
 

@@ -5,7 +5,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{Postgres, QueryBuilder};
 
 use super::Store;
-use super::audit::{AuditFilter, conditions};
+use super::audit::{AuditFilter, ORDER, conditions};
 use crate::domain::{AuditAction, ConsentTier};
 use crate::error::Error;
 
@@ -109,7 +109,7 @@ impl Store {
              select timestamp from vlaapi.customer_consent_audit where true",
         );
         conditions(&mut query, filter);
-        query.push(" order by ").push(filter.order()).push(" limit ").push_bind(limit);
+        query.push(" order by ").push(ORDER).push(" limit ").push_bind(limit);
         query.push(") newest group by 1 order by 1");
         Ok(query.build_query_as().fetch_all(&self.reads).await?)
     }

@@ -95,9 +95,9 @@ pub async fn list_customer_audit(
 
 /// The audit trail of all customers
 ///
-/// All changes of all customers' consents, newest first: by their ids, or by their times where a window of time is all that
-/// is asked for. A customer's key sees that customer's alone. With `Accept: text/csv` or `application/x-ndjson` the whole
-/// result is streamed as a download, and `limit` and `cursor` are not taken.
+/// All changes of all customers' consents, newest first by their times. A customer's key sees that customer's alone. With
+/// `Accept: text/csv` or `application/x-ndjson` the whole result is streamed as a download, and `limit` and `cursor` are not
+/// taken.
 #[utoipa::path(
     get,
     path = "/v1/audit",
