@@ -322,8 +322,9 @@ pub enum Vacuumed {
 /// How long the transactions are waited for that run since before an erasure.
 const OUTLASTED: Duration = Duration::from_secs(30);
 
-/// Every snapshot, however short and new, keeps for a moment what the oldest transaction of the cluster may still see; a
-/// table that is written anew just then takes old versions of rows along.
+/// Every snapshot, however short and new, keeps for a moment what the oldest transaction of the cluster may still see, and
+/// one that was taken before the erasure, by whoever reads or analyzes in this database, for as long as it is held; a table
+/// that is written anew just then takes old versions of rows along.
 async fn outlast_transactions(connection: &mut PgConnection) -> Result<(), Error> {
     let newest = sqlx::query_scalar!(r#"select pg_snapshot_xmax(pg_current_snapshot())::text as "newest!""#)
         .fetch_one(&mut *connection)
@@ -331,7 +332,13 @@ async fn outlast_transactions(connection: &mut PgConnection) -> Result<(), Error
     let since = Instant::now();
     while since.elapsed() < OUTLASTED {
         let over = sqlx::query_scalar!(
-            r#"select pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8 as "over!""#,
+            r#"
+            select pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8 and not exists (
+                select from pg_stat_activity
+                where datname = current_database() and pid <> pg_backend_pid()
+                  and age(backend_xmin) > age($1::text::xid8::xid)
+              ) as "over!"
+            "#,
             newest,
         )
         .fetch_one(&mut *connection)
