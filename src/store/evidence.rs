@@ -1,9 +1,11 @@
 //! What an evidence pack is made of: entries as they were sealed up to some size of the log, and what proves them.
 
+use std::cmp::Reverse;
+
 use sqlx::{Postgres, QueryBuilder};
 
 use super::Store;
-use super::audit::{AuditFilter, conditions, entries_of};
+use super::audit::{AuditFilter, ORDER, conditions, entries_of};
 use super::log::entries::{self, StoredEntry};
 use super::log::reading::{StoredCheckpoint, StoredLeaf};
 use crate::domain::AuditEntry;
@@ -32,8 +34,11 @@ impl Store {
         );
         query.push_bind(log_id).push(", ").push_bind(size).push(")");
         conditions(&mut query, filter);
-        query.push(" order by audit_id desc limit ").push_bind(limit);
-        Ok(query.build_query_as().fetch_all(&self.reads).await?)
+        // Looked for as the trail is; a pack has them by their ids, as the log has.
+        query.push(" order by ").push(ORDER).push(" limit ").push_bind(limit);
+        let mut sealed: Vec<SealedEntry> = query.build_query_as().fetch_all(&self.reads).await?;
+        sealed.sort_unstable_by_key(|entry| Reverse(entry.audit_id));
+        Ok(sealed)
     }
 
     /// Some entries, newest first.
