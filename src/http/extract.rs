@@ -253,9 +253,7 @@ impl Origin {
             request_id: self.request_id,
         }
     }
-}
 
-impl Origin {
     /// Whatever the request says of where it comes from, for a change by `changed_by`.
     pub fn new(changed_by: String, parts: &Parts, state: &AppState) -> Self {
         let peer = parts.extensions.get::<Peer>().map(|Peer(address)| address.ip());

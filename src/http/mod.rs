@@ -27,6 +27,17 @@ pub use rates::Rates;
 pub use router::{AppState, Metrics, Parts, metrics_router, router};
 
 use crate::error::Error;
+use crate::ops::consents::{Outcome, Request};
+use crate::telemetry;
+
+/// Hands a decision to the writer; where there is no room for it, that is counted.
+async fn submit(state: &AppState, request: Request) -> Result<Outcome, Error> {
+    let outcome = state.writer.submit(request).await;
+    if let Err(Error::Overloaded) = outcome {
+        telemetry::refused_for_overload("write");
+    }
+    outcome
+}
 
 /// Runs a write to its end even if the client goes away in the middle of it: it is whole or it is absent.
 pub async fn detached<T: Send + 'static>(

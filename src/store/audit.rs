@@ -128,26 +128,6 @@ impl Store {
         Ok(entry)
     }
 
-    /// The entries before and after one of a customer's.
-    pub async fn neighbours(
-        &self,
-        customer_id: Uuid,
-        version: i32,
-    ) -> Result<(Option<i64>, Option<i64>), Error> {
-        let row = sqlx::query!(
-            r#"
-            select
-              (select audit_id from vlaapi.customer_consent_audit where customer_id = $1 and version = $2 - 1) as before,
-              (select audit_id from vlaapi.customer_consent_audit where customer_id = $1 and version = $2 + 1) as after
-            "#,
-            customer_id,
-            version,
-        )
-        .fetch_one(&self.reads)
-        .await?;
-        Ok((row.before, row.after))
-    }
-
     /// The entries of one customer which made the version before this one, this one, and the one after it.
     pub async fn versions_around(
         &self,

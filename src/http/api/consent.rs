@@ -14,15 +14,14 @@ use crate::domain::{
     AnonymizationLevel, Consent, ConsentRecord, ConsentStatus, ConsentTier, ConsentView, Proposal,
 };
 use crate::error::Error;
-use crate::http::AppState;
 use crate::http::extract::{Body, Caller, ChangeHeaders, JsonBody, NoBody, PathId, etag, not_modified};
 use crate::http::input::{Fields, Params, boolean, choice, string, text, time, uuid, version};
 use crate::http::problem::Problem;
 use crate::http::spec::{ReadProblems, WriteProblems};
+use crate::http::{AppState, submit};
 use crate::ops::consents::{Decision, Outcome, Request};
 use crate::ops::log::receipt;
 use crate::store::consents::ConsentFilter;
-use crate::telemetry;
 
 /// How far in the future `as_of` may lie: clocks differ a little.
 const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(60);
@@ -119,11 +118,7 @@ fn record_answer(record: ConsentRecord, status: StatusCode, now: DateTime<Utc>) 
 
 async fn decide(state: AppState, request: Request, receipt_wanted: bool) -> Result<Response, Problem> {
     let now = request.now;
-    let outcome = state.writer.submit(request).await;
-    if let Err(Error::Overloaded) = outcome {
-        telemetry::refused_for_overload("write");
-    }
-    let Outcome { record, created, leaf, .. } = outcome?;
+    let Outcome { record, created, leaf, .. } = submit(&state, request).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let promised = leaf.filter(|_| receipt_wanted).zip(record.audit_id);
     let receipt = promised

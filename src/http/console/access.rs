@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::entry_view::Actor;
 use super::paging::{Chip, Paging, chips, with_query};
 use super::reveal::Sight;
-use super::session::Visitor;
+use super::session::{Visitor, is_inside};
 use super::shell::{Place, Shell};
 use crate::domain::{AuditEvent, EventKind};
 use crate::http::AppState;
@@ -44,7 +44,7 @@ impl Look {
         let names_a_person = filter.iter().any(|(_, value)| value.contains('@'));
         let query = if names_a_person && !sight.is_open() { "" } else { &query };
         // A file would be taken away once more.
-        let is_page = (what == "/console" || what.starts_with("/console/")) && !what.contains('.');
+        let is_page = is_inside(&what) && !what.contains('.');
         let shown = |(name, value): (String, String)| {
             let value = if value.contains('@') { sight.email(&value) } else { value };
             (name, value)

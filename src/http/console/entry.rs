@@ -71,7 +71,7 @@ pub async fn page(
     let sight = Sight::read(&state, &visitor, &uri, &mut params).await?;
     params.finish()?;
     let entry = state.store.audit_entry(audit_id).await?.ok_or(Error::UnknownAuditEntry)?;
-    let (previous, next) = state.store.neighbours(entry.customer_id, entry.version).await?;
+    let [previous, _, next] = state.store.versions_around(entry.customer_id, entry.version).await?;
     let json = sight.is_open().then(|| serde_json::to_string_pretty(&entry));
     let json = json.transpose().map_err(|error| Error::Internal(error.to_string()))?;
     let page = EntryPage {
@@ -83,8 +83,8 @@ pub async fn page(
         policy_version: entry.current.as_ref().and_then(|current| current.policy_version.clone()),
         proof: proof(&state, audit_id).await?,
         json,
-        previous,
-        next,
+        previous: previous.map(|entry| entry.audit_id),
+        next: next.map(|entry| entry.audit_id),
         sight,
         shell,
     };

@@ -8,7 +8,8 @@ use chrono::TimeDelta;
 use ipnetwork::IpNetwork;
 use uuid::Uuid;
 
-use super::session::{HOME, Visitor};
+use super::paging::{query_without, with_query};
+use super::session::{Visitor, is_inside};
 use crate::domain::{EventKind, address_text};
 use crate::error::{Error, Fault};
 use crate::http::AppState;
@@ -27,10 +28,7 @@ const REVEAL: &str = "reveal";
 
 /// A page as the log names it: its path, and its filter.
 fn named(uri: &Uri) -> (String, Option<String>) {
-    let filter: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
-        .filter(|(name, value)| name != REVEAL && !value.trim().is_empty())
-        .collect();
-    let filter = form_urlencoded::Serializer::new(String::new()).extend_pairs(filter).finish();
+    let filter = query_without(uri, &[REVEAL]);
     (uri.path().to_owned(), (!filter.is_empty()).then_some(filter))
 }
 
@@ -69,8 +67,7 @@ pub async fn reveal(
     };
     let page = page.ok_or_else(refused)?;
     let uri: Uri = page.parse().map_err(|_| refused())?;
-    let inside = uri.path() == HOME || uri.path().starts_with("/console/");
-    if !inside || uri.authority().is_some() {
+    if !is_inside(uri.path()) || uri.authority().is_some() {
         return Err(refused().into());
     }
     let audit_id = record(&state, &visitor, &uri, None).await?;
@@ -102,7 +99,7 @@ impl Sight {
         params: &mut Params,
     ) -> Result<Self, Error> {
         let (path, filter) = named(uri);
-        let page = filter.as_ref().map_or_else(|| path.clone(), |filter| format!("{path}?{filter}"));
+        let page = with_query(&path, filter.as_deref().unwrap_or_default());
         let mut sight = Self { event: None, page };
         let Some(audit_id) = params.take(REVEAL, number(1, MAX_AUDIT_ID)) else { return Ok(sight) };
         let Some(event) = state.store.audit_event(audit_id).await? else { return Ok(sight) };

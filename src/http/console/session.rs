@@ -131,13 +131,17 @@ fn to_sign_in(method: &Method, here: &str) -> Response {
     see(&format!("/console/sign-in?{query}"))
 }
 
+/// Whether a path is one of the console's.
+pub fn is_inside(path: &str) -> bool {
+    path.strip_prefix(HOME).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// A place in the console, and nowhere else.
 fn inside(next: Option<String>) -> String {
-    let is_inside = |next: &String| {
-        next.strip_prefix(HOME).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
-            && !next.contains(['\\', '\r', '\n'])
+    let is_place = |next: &String| {
+        is_inside(next.split('?').next().unwrap_or_default()) && !next.contains(['\\', '\r', '\n'])
     };
-    next.filter(is_inside).unwrap_or_else(|| HOME.to_owned())
+    next.filter(is_place).unwrap_or_else(|| HOME.to_owned())
 }
 
 pub async fn sign_in_page(params: Params) -> Result<Response, Problem> {

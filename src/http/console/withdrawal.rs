@@ -10,13 +10,12 @@ use super::session::Visitor;
 use super::shell::{Place, Shell};
 use crate::domain::{ConsentRecord, ConsentStatus, ConsentTier, Precondition, Scope};
 use crate::error::{Error, Fault};
-use crate::http::AppState;
 use crate::http::extract::PathId;
 use crate::http::input::{Params, nonempty, text};
 use crate::http::pages::{Form, Page, filters, see};
 use crate::http::problem::Problem;
+use crate::http::{AppState, submit};
 use crate::ops::consents::{Decision, Outcome, Request};
-use crate::telemetry;
 
 #[derive(Template)]
 #[template(path = "console/withdrawal.html")]
@@ -95,11 +94,7 @@ pub async fn withdraw(
         by,
         now: (state.clock)(),
     };
-    let outcome = state.writer.submit(request).await;
-    if let Err(Error::Overloaded) = outcome {
-        telemetry::refused_for_overload("write");
-    }
-    let Outcome { record, changed, .. } = outcome?;
+    let Outcome { record, changed, .. } = submit(&state, request).await?;
     let recorded = record.audit_id.filter(|_| changed).unwrap_or(0);
     Ok(see(&format!("/console/customers/{customer_id}?recorded={recorded}")))
 }

@@ -12,12 +12,11 @@ use super::view::Trouble;
 use super::visit::Visit;
 use crate::domain::{ConsentStatus, ConsentTier, Precondition};
 use crate::error::Error;
-use crate::http::AppState;
 use crate::http::input::{Params, number, uuid, version};
 use crate::http::pages::{Form, Page, see};
 use crate::http::problem::Problem;
+use crate::http::{AppState, submit};
 use crate::ops::consents::{Decision, Outcome, Request};
-use crate::telemetry;
 
 /// Changes that a link makes in a minute and a day: every one of them is kept for ever.
 const PER_MINUTE: i32 = 30;
@@ -54,11 +53,7 @@ async fn decide(
         by: visit.attribution(reason),
         now: visit.now,
     };
-    let outcome = state.writer.submit(request).await;
-    if let Err(Error::Overloaded) = outcome {
-        telemetry::refused_for_overload("write");
-    }
-    outcome
+    submit(state, request).await
 }
 
 /// Where to look after a change: at its entry.

@@ -151,8 +151,8 @@ async fn count_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<
         set entries = kept.entries + excluded.entries, tier_none = kept.tier_none + excluded.tier_none,
           tier_basic = kept.tier_basic + excluded.tier_basic,
           tier_analytics = kept.tier_analytics + excluded.tier_analytics,
-          tier_research = kept.tier_research + excluded.tier_research, expired = kept.expired + excluded.expired, images = kept.images + excluded.images,
-          embeddings = kept.embeddings + excluded.embeddings, training = kept.training + excluded.training
+          tier_research = kept.tier_research + excluded.tier_research, expired = kept.expired + excluded.expired,
+          images = kept.images + excluded.images, embeddings = kept.embeddings + excluded.embeddings, training = kept.training + excluded.training
         "#,
         audit_ids,
     )
