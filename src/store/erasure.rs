@@ -314,8 +314,8 @@ const SMALL: i64 = 64 << 20;
 pub enum Vacuumed {
     /// Every table was written anew: nothing is left in its files.
     Rewritten,
-    /// A table is too large to be locked for that, or is not the owner's: its free space may hold remnants until it is used
-    /// again.
+    /// A table is too large to be locked for that, or is not the owner's, or a transaction from before went on for too long:
+    /// the files may hold remnants until their free space is used again.
     Freed,
 }
 
@@ -324,8 +324,8 @@ const OUTLASTED: Duration = Duration::from_secs(30);
 
 /// Every snapshot, however short and new, keeps for a moment what the oldest transaction of the cluster may still see, and
 /// one that was taken before the erasure, by whoever reads or analyzes in this database, for as long as it is held; a table
-/// that is written anew just then takes old versions of rows along.
-async fn outlast_transactions(connection: &mut PgConnection) -> Result<(), Error> {
+/// that is written anew just then takes old versions of rows along. Answers whether they are all over.
+async fn outlast_transactions(connection: &mut PgConnection) -> Result<bool, Error> {
     let newest = sqlx::query_scalar!(r#"select pg_snapshot_xmax(pg_current_snapshot())::text as "newest!""#)
         .fetch_one(&mut *connection)
         .await?;
@@ -344,11 +344,11 @@ async fn outlast_transactions(connection: &mut PgConnection) -> Result<(), Error
         .fetch_one(&mut *connection)
         .await?;
         if over {
-            break;
+            return Ok(true);
         }
         sleep(Duration::from_millis(50)).await;
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Makes what was erased go from the tables' files too, as their owner. `VACUUM` alone frees the space and leaves the bytes
@@ -361,9 +361,9 @@ pub async fn vacuum(owner: &PgConnectOptions) -> Result<Vacuumed, Error> {
     sqlx::query!("select pg_advisory_lock(hashtextextended('consentd files', 0))")
         .fetch_one(&mut connection)
         .await?;
-    outlast_transactions(&mut connection).await?;
+    let mut done =
+        if outlast_transactions(&mut connection).await? { Vacuumed::Rewritten } else { Vacuumed::Freed };
     sqlx::raw_sql("set lock_timeout = '2s'").execute(&mut connection).await?;
-    let mut done = Vacuumed::Rewritten;
     for table in ["vlaapi.customer_consent_audit", "vlaapi.audit_events", "vlaapi.customers"] {
         let size = sqlx::query_scalar!(r#"select pg_table_size($1::text::regclass) as "size!""#, table)
             .fetch_one(&mut connection)
@@ -395,7 +395,11 @@ pub async fn vacuum(owner: &PgConnectOptions) -> Result<Vacuumed, Error> {
     )
     .fetch_one(&mut connection)
     .await?;
-    if !owns || sqlx::raw_sql("vacuum full pg_catalog.pg_statistic").execute(&mut connection).await.is_err() {
+    // What the planner kept is replaced by the analyses just now, and by whoever began before them it can still be read.
+    if !owns
+        || !outlast_transactions(&mut connection).await?
+        || sqlx::raw_sql("vacuum full pg_catalog.pg_statistic").execute(&mut connection).await.is_err()
+    {
         done = Vacuumed::Freed;
     }
     connection.close().await?;

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use consentd::postgres::programs::Programs;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgPool};
 
 use super::prove;
@@ -30,6 +32,16 @@ fn holding(directory: &Path, bytes: &[u8]) -> Vec<String> {
         })
         .map(|file| file.display().to_string())
         .collect()
+}
+
+/// Transactions that write nothing here, one after the other.
+async fn come_and_go(elsewhere: PgConnectOptions, turn: u64) {
+    let mut connection = elsewhere.connect().await.expect("the cluster answers");
+    tokio::time::sleep(Duration::from_millis(150 * turn)).await;
+    loop {
+        let transaction = "begin; select pg_current_xact_id(), pg_sleep(0.3); commit";
+        sqlx::raw_sql(transaction).execute(&mut connection).await.expect("the transaction ends");
+    }
 }
 
 #[tokio::test]
@@ -71,9 +83,13 @@ async fn what_was_erased_is_gone_from_dumps_and_from_the_files_of_the_database()
         assert!(!holding(&files, canary.as_bytes()).is_empty(), "{canary} should be in the files");
     }
 
+    // There is always somebody in the cluster who began before whatever happens now, as there is in a busy one.
+    let others =
+        [0, 1].map(|turn| tokio::spawn(come_and_go(database.owner.clone().database("postgres"), turn)));
     let (status, answer) = running.erase(customer).await;
     assert_eq!((status, answer["entries"].as_u64()), (200, Some(21)));
     running.says("what was erased is gone from the tables' files").await;
+    others.each_ref().map(tokio::task::JoinHandle::abort);
     sqlx::raw_sql("checkpoint").execute(&pool).await.unwrap();
     let after = dump(&url);
     for canary in canaries {
