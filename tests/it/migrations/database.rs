@@ -10,7 +10,7 @@ use consentd::store::migrations;
 
 use crate::cluster::{TestDatabase, empty_database};
 
-pub const LAST: i64 = 9;
+pub const LAST: i64 = 10;
 
 pub struct Database {
     pub options: PgConnectOptions,
@@ -253,6 +253,10 @@ pub async fn fill(database: &Database, version: i64) {
                (customer_id, link_id, key_id, created_at, created_by, expires_at)
              select '{customer}', gen_random_uuid(), key_id, now(), 'key:vla_live_cd34', now() + interval '1 day'
              from key"
+        }
+        10 => {
+            "update vlaapi.customer_data_consent set policy_version = 'v' || version || '-by-hand'
+             where customer_id = '{customer}'"
         }
         _ => panic!("migration {version} has no rows here"),
     };
