@@ -89,7 +89,9 @@ async fn what_was_erased_is_gone_from_dumps_and_from_the_files_of_the_database()
     let (status, answer) = running.erase(customer).await;
     assert_eq!((status, answer["entries"].as_u64()), (200, Some(21)));
     running.says("what was erased is gone from the tables' files").await;
-    others.each_ref().map(tokio::task::JoinHandle::abort);
+    for other in &others {
+        other.abort();
+    }
     sqlx::raw_sql("checkpoint").execute(&pool).await.unwrap();
     let after = dump(&url);
     for canary in canaries {
