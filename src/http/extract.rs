@@ -36,6 +36,12 @@ pub trait Body: Sized {
 
     /// `None` only if a fault was noted.
     fn read(fields: &mut Fields) -> Option<Self>;
+
+    /// The same without a tree of values between, for bodies that are large and asked for often. Whatever is wrong or
+    /// unusual in one is left to `read`, which can tell every fault: `None`.
+    fn read_at_once(_: &[u8]) -> Option<Self> {
+        None
+    }
 }
 
 /// A body that is read and valid, and its bytes.
@@ -56,15 +62,21 @@ impl<S: Send + Sync, T: Body> FromRequest<S> for JsonBody<T> {
             ));
         }
         let bytes = collect(request, T::MAX_BYTES).await?;
-        let value = json::parse(&bytes)
-            .map_err(|error| Problem::new(&MALFORMED_JSON, format!("the body is not valid JSON: {error}")))?;
-        let mut fields = Fields::new(value)?;
-        let value = T::read(&mut fields);
-        let faults = fields.finish();
-        match value {
-            Some(value) if faults.is_empty() => Ok(Self { value, bytes }),
-            _ => Err(Error::InvalidBody(faults).into()),
-        }
+        let value = T::read_at_once(&bytes).map_or_else(|| read(&bytes), Ok)?;
+        Ok(Self { value, bytes })
+    }
+}
+
+/// Reads a body field by field.
+pub fn read<T: Body>(bytes: &[u8]) -> Result<T, Problem> {
+    let value = json::parse(bytes)
+        .map_err(|error| Problem::new(&MALFORMED_JSON, format!("the body is not valid JSON: {error}")))?;
+    let mut fields = Fields::new(value)?;
+    let value = T::read(&mut fields);
+    let faults = fields.finish();
+    match value {
+        Some(value) if faults.is_empty() => Ok(value),
+        _ => Err(Error::InvalidBody(faults).into()),
     }
 }
 

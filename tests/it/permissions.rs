@@ -1,5 +1,9 @@
 //! What is permitted now: one customer, one permission, many at once.
 
+use consentd::domain::Permission;
+use consentd::http::api::permissions::{Check, CheckRequest};
+use consentd::http::extract::{self, Body as _};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -116,4 +120,116 @@ async fn a_batch_tells_every_fault_with_its_place() {
     {
         service.call("POST", "/v1/permissions/check").json(&body).send().await.expect(422);
     }
+}
+
+#[tokio::test]
+async fn a_batch_is_read_as_json_however_it_is_spelled() {
+    let service = Service::start().await;
+    let customer = service.customer().await.to_string();
+    let ask = |checks: String| {
+        let call = service.call("POST", "/v1/permissions/check").header("content-type", "application/json");
+        call.body(format!("{{\"checks\": {checks}}}"))
+    };
+    let escaped = customer.bytes().map(|byte| format!("\\u{byte:04x}")).collect::<Vec<_>>().concat();
+    for check in [
+        format!(r#"{{"customer_id": "{customer}", "permission": "images"}}"#),
+        format!(r#"{{"customer_id": "{escaped}", "permission": "im\u0061ges", "min_version": 0.0}}"#),
+        format!(r#"{{"p\u0065rmission": "images", "min_version": -0, "customer_id": "{customer}"}}"#),
+    ] {
+        let answer = ask(format!("[{check}]")).send().await.expect(200).json();
+        assert_eq!(answer["results"][0]["customer_id"], customer, "{check}");
+    }
+    for check in [
+        format!(r#"["{customer}", "images", 0]"#),
+        format!(r#"{{"customer_id": "{customer}", "permission": {{"images": null}}}}"#),
+        format!(r#"{{"customer_id": "{customer}", "permission": "images", "min_version": null}}"#),
+        format!(r#"{{"customer_id": "{customer}", "permission": "images", "min_version": -1}}"#),
+        format!(r#"{{"customer_id": "{}", "permission": "images"}}"#, customer.replace('-', "")),
+    ] {
+        ask(format!("[{check}]")).send().await.expect(422);
+    }
+    let twice = format!(r#"{{"customer_id": "{customer}", "permission": "images", "permission": "images"}}"#);
+    ask(format!("[{twice}]")).send().await.expect(400);
+}
+
+/// A JSON text in which most is right.
+fn batches() -> impl Strategy<Value = String> {
+    let name = prop_oneof![
+        30 => prop::sample::select(vec!["customer_id", "permission", "min_version"]),
+        1 => prop::sample::select(vec!["checks", "p\\u0065rmission", "", "customer_id "]),
+    ];
+    let permission = prop::sample::select(vec!["images", "embeddings", "training", "anonymization"]);
+    let text = prop_oneof![
+        permission.prop_map(str::to_owned),
+        any::<u128>().prop_map(|id| Uuid::from_u128(id).to_string()),
+        any::<u128>().prop_map(|id| Uuid::from_u128(id).hyphenated().to_string().to_uppercase()),
+        any::<u128>().prop_map(|id| Uuid::from_u128(id).simple().to_string()),
+        prop::sample::select(vec!["im\\u0061ges", "Images", "\\ud800", ""]).prop_map(str::to_owned),
+    ];
+    let other = prop_oneof![
+        any::<i32>().prop_map(|number| number.to_string()),
+        prop::sample::select(vec![
+            "0",
+            "7",
+            "2147483647",
+            "2147483648",
+            "-0",
+            "3.0",
+            "1e2",
+            "1e999",
+            "01",
+            "null",
+            "true",
+            "[]",
+            "{}",
+            r#"{"images":null}"#,
+            r#"["images"]"#,
+            "\"7\"",
+        ])
+        .prop_map(str::to_owned),
+    ];
+    let value = prop_oneof![3 => text.prop_map(|text| format!("\"{text}\"")), 1 => other];
+    let field = (name, value.clone()).prop_map(|(name, value)| format!("\"{name}\":{value}"));
+    let right =
+        (any::<u128>(), 0..4_usize, proptest::option::of(0..=i32::MAX)).prop_map(|(id, at, version)| {
+            let (id, permission) = (Uuid::from_u128(id), Permission::ALL[at].as_str());
+            let version = version.map_or_else(String::new, |version| format!(r#","min_version":{version}"#));
+            format!(r#"{{"customer_id":"{id}","permission":"{permission}"{version}}}"#)
+        });
+    let check = prop_oneof![
+        12 => right,
+        4 => prop::collection::vec(field, 1..5).prop_map(|fields| format!("{{{}}}", fields.join(","))),
+        1 => prop::collection::vec(value, 0..4).prop_map(|values| format!("[{}]", values.join(","))),
+    ];
+    let checks = prop::collection::vec(check, 0..4).prop_map(|checks| format!("[{}]", checks.join(",")));
+    let around =
+        prop::sample::select(vec![("{\"checks\":", "}"), ("{\"checks\" : ", " }\n"), ("[", "]"), ("", "")]);
+    let after = prop_oneof![8 => Just(""), 1 => prop::sample::select(vec![" ", "}", ",", "\0", "{}"])];
+    (checks, around, after).prop_map(|(checks, (open, close), after)| format!("{open}{checks}{close}{after}"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+    #[test]
+    fn what_is_read_at_once_is_what_is_read_field_by_field(
+        text in batches(),
+        damage in proptest::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let mut bytes = text.into_bytes();
+        if let Some((place, byte)) = damage {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        if let Some(request) = CheckRequest::read_at_once(&bytes) {
+            prop_assert_eq!(extract::read::<CheckRequest>(&bytes).ok(), Some(request));
+        }
+    }
+}
+
+#[test]
+fn a_batch_as_most_are_is_read_at_once() {
+    let check = Check { customer_id: Uuid::new_v4(), permission: Permission::Training, min_version: 3 };
+    let request = CheckRequest { checks: vec![check; 1000] };
+    let bytes = serde_json::to_vec(&request).expect("JSON");
+    assert_eq!(CheckRequest::read_at_once(&bytes), Some(request));
 }
