@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::consent::{AnonymizationLevel, ConsentRecord, ConsentStatus};
+use super::instant;
 
 /// What may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -106,6 +107,7 @@ pub struct HeldPermissions {
     #[schema(minimum = 0, example = 3)]
     pub version: i32,
     /// Until when this holds if nothing changes; null when there is no end.
+    #[serde(serialize_with = "instant::serialize")]
     pub valid_until: Option<DateTime<Utc>>,
     /// Present when the database could not be asked: the consent may have been changed meanwhile, though not long ago.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -124,6 +126,7 @@ pub struct StorageCheck {
     #[schema(minimum = 0, example = 3)]
     pub version: i32,
     /// Until when this holds if nothing changes; null when there is no end.
+    #[serde(serialize_with = "instant::serialize")]
     pub valid_until: Option<DateTime<Utc>>,
     /// Present when the database could not be asked: the consent may have been changed meanwhile, though not long ago.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -142,6 +145,7 @@ pub struct AnonymizationCheck {
     #[schema(minimum = 0, example = 3)]
     pub version: i32,
     /// Until when this holds if nothing changes; null when there is no end.
+    #[serde(serialize_with = "instant::serialize")]
     pub valid_until: Option<DateTime<Utc>>,
     /// Present when the database could not be asked: the consent may have been changed meanwhile, though not long ago.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use chrono::{DateTime, Datelike as _, SecondsFormat, Timelike as _, Utc};
+use chrono::{DateTime, Utc};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer};
 use sqlx::postgres::PgRow;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::Store;
 use super::audit::{AuditFilter, Position, entries, entries_of};
-use crate::domain::{AnonymizationLevel, ConsentTier};
+use crate::domain::{AnonymizationLevel, ConsentTier, InstantBuffer, written};
 use crate::error::Error;
 
 /// Entries as they were received, newest first.
@@ -63,9 +63,6 @@ pub enum Moment<'r> {
     /// It was received as it will be written.
     Written(&'r str),
 }
-
-/// What most instants take: `2026-03-01T12:00:00.123456Z`.
-pub type MomentBuffer = [u8; 27];
 
 impl Store {
     /// What [`Store::audit_entries`] reads, unread.
@@ -139,46 +136,12 @@ fn state<'r>(row: &'r PgRow, index: usize) -> Result<Option<RawState<'r>>, Error
 }
 
 impl Moment<'_> {
-    pub fn write<'b>(&'b self, buffer: &'b mut MomentBuffer) -> Cow<'b, str> {
+    pub fn write<'b>(&'b self, buffer: &'b mut InstantBuffer) -> Cow<'b, str> {
         match self {
             Self::Written(text) => Cow::Borrowed(text),
-            Self::At(time) => written(*time, buffer).map_or_else(
-                || Cow::Owned(time.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
-                |length| Cow::Borrowed(std::str::from_utf8(&buffer[..length]).expect("digits are ASCII")),
-            ),
+            Self::At(time) => written(*time, buffer),
         }
     }
-}
-
-/// Writes an instant of the years 0 to 9999 in whole microseconds, which all are that PostgreSQL holds and people mean;
-/// gives its length.
-fn written(time: DateTime<Utc>, buffer: &mut MomentBuffer) -> Option<usize> {
-    let (time, nanos) = (time.naive_utc(), time.nanosecond());
-    let year = u32::try_from(time.year()).ok().filter(|year| *year <= 9999)?;
-    if nanos % 1000 != 0 || nanos >= 1_000_000_000 {
-        return None;
-    }
-    *buffer = *b"0000-00-00T00:00:00.000000Z";
-    let mut put = |last: usize, digits: usize, mut value: u32| {
-        for digit in buffer[last + 1 - digits..=last].iter_mut().rev() {
-            *digit = b'0' + u8::try_from(value % 10).expect("a digit");
-            value /= 10;
-        }
-    };
-    put(3, 4, year);
-    put(6, 2, time.month());
-    put(9, 2, time.day());
-    put(12, 2, time.hour());
-    put(15, 2, time.minute());
-    put(18, 2, time.second());
-    put(25, 6, nanos / 1000);
-    let length = match nanos {
-        0 => 20,
-        nanos if nanos % 1_000_000 == 0 => 24,
-        _ => 27,
-    };
-    buffer[length - 1] = b'Z';
-    Some(length)
 }
 
 /// Whether chrono would write the instant just so. What it says is not looked at: the database's own rules saw to that.
