@@ -111,8 +111,13 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry, StartError> {
     });
     let log_lines = log_layer(config.log_format)
         .with_filter(wanted.and(filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE)));
-    // Fails only where a subscriber is set already, and then that one stays.
-    let _ = tracing_subscriber::registry().with(log_lines).with(spans).try_init();
+    let logs = tracing_subscriber::registry().with(log_lines);
+    // Fails only where a subscriber is set already, and then that one stays. A layer that is `None` would do as well, but
+    // for its sake every span would be made, for nobody.
+    let _ = match spans {
+        Some(spans) => logs.with(spans).try_init(),
+        None => logs.try_init(),
+    };
     Ok(Telemetry { traces, metrics: Metrics::install() })
 }
 
