@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::freshness::{Freshness, Moment};
 use super::lookups::{Lookups, Source};
-use crate::domain::{Authenticated, Principal};
+use crate::domain::{Authenticated, KeyHash, Principal};
 use crate::error::Error;
 use crate::store::Store;
 use crate::store::session::Session;
@@ -33,7 +33,7 @@ pub struct Keys {
 
 #[derive(Debug)]
 struct Shelf {
-    keys: RwLock<HashMap<String, Arc<Key>>>,
+    keys: RwLock<HashMap<KeyHash, Arc<Key>>>,
     freshness: Arc<Freshness>,
     /// Counts what was told of keys: what was asked before is not kept after.
     news: AtomicU64,
@@ -65,20 +65,20 @@ impl Keys {
     /// Who calls with the key of this hash; `None` when it is unknown, revoked, expired, or its customer inactive.
     pub async fn principal(
         &self,
-        key_hash: &str,
+        key_hash: KeyHash,
         now: DateTime<Utc>,
     ) -> Result<Option<Arc<Principal>>, Error> {
-        let held = self.shelf.read().get(key_hash).cloned();
+        let held = self.shelf.read().get(&key_hash).cloned();
         let age = held.as_ref().map(|key| Moment::now().since(key.asked_at));
         let good_for = GOOD_FOR.min(self.shelf.freshness.max_stale());
         match (held, age) {
             (Some(key), Some(age)) if age < good_for => {
                 if age > REFRESHED_AFTER && !key.refreshing.swap(true, Relaxed) {
-                    self.lookups.refresh(key_hash.to_owned());
+                    self.lookups.refresh(key_hash);
                 }
                 Ok(self.shelf.accept(&key, now))
             }
-            (held, _) => match self.lookups.one(key_hash.to_owned()).await {
+            (held, _) => match self.lookups.one(key_hash).await {
                 Ok(found) => {
                     let key = found.map(|found| Key::new(found, Moment::now()));
                     Ok(key.and_then(|key| self.shelf.accept(&key, now)))
@@ -102,11 +102,11 @@ impl Keys {
 }
 
 impl Shelf {
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<Key>>> {
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<KeyHash, Arc<Key>>> {
         self.keys.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<String, Arc<Key>>> {
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<KeyHash, Arc<Key>>> {
         self.keys.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -148,10 +148,10 @@ pub struct Asked {
 }
 
 impl Source for Asked {
-    type Key = String;
+    type Key = KeyHash;
     type Value = Authenticated;
 
-    async fn look_up(&mut self, hashes: Arc<[String]>) -> Result<Vec<(String, Authenticated)>, Error> {
+    async fn look_up(&mut self, hashes: Arc<[KeyHash]>) -> Result<Vec<(KeyHash, Authenticated)>, Error> {
         let shared = &*self.shelf;
         let news = shared.news.load(Acquire);
         let asked_at = Moment::now();
@@ -177,8 +177,7 @@ impl Source for Asked {
             if keys.len() + found.len() > MAX_KEYS {
                 keys.clear();
             }
-            let fresh =
-                found.iter().map(|(hash, key)| (hash.clone(), Arc::new(Key::new(key.clone(), asked_at))));
+            let fresh = found.iter().map(|(hash, key)| (*hash, Arc::new(Key::new(key.clone(), asked_at))));
             keys.extend(fresh);
         }
         Ok(found)

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::leaf::hex;
+use super::leaf::{hex, unhex};
 
 /// What a key may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -98,7 +98,7 @@ impl KeyKind {
 
 /// A whole API key: `vla_live_`, four characters that are shown, a secret of 142 bits, a checksum.
 #[derive(Clone)]
-pub struct ApiKey(String);
+pub struct ApiKey(Arc<str>);
 
 /// Why a text cannot be an API key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +131,8 @@ impl ApiKey {
             key.push(draw(BASE62));
         }
         let checksum = checksum(&key);
-        key.push_str(&checksum);
-        Self(key)
+        key.extend(checksum.map(char::from));
+        Self(key.into())
     }
 
     /// Reads a key. Keys which the Inference API issued have another length and no checksum: they are let through.
@@ -151,11 +151,11 @@ impl ApiKey {
         }
         if text.len() == SHOWN + SECRET + CHECKSUM {
             let (body, found) = text.split_at(SHOWN + SECRET);
-            if checksum(body) != found {
+            if checksum(body) != found.as_bytes() {
                 return Err(KeyFault::Mistyped);
             }
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The part which may be shown and stored: `vla_live_a1b2`.
@@ -163,9 +163,8 @@ impl ApiKey {
         &self.0[..SHOWN]
     }
 
-    /// What is stored of the whole key: SHA-256 in hexadecimal.
-    pub fn hash(&self) -> String {
-        hash_api_key(&self.0)
+    pub fn hash(&self) -> KeyHash {
+        KeyHash::of(&self.0)
     }
 
     pub fn reveal(&self) -> &str {
@@ -179,19 +178,33 @@ impl std::fmt::Debug for ApiKey {
     }
 }
 
-pub fn hash_api_key(key: &str) -> String {
-    hex(&Sha256::digest(key.as_bytes()))
+/// SHA-256 of a whole key, which is stored in hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyHash([u8; 32]);
+
+impl KeyHash {
+    pub fn of(key: &str) -> Self {
+        Self(Sha256::digest(key.as_bytes()).into())
+    }
+
+    pub fn hex(&self) -> String {
+        hex(&self.0)
+    }
+
+    pub fn from_hex(text: &str) -> Option<Self> {
+        unhex(text).map(Self)
+    }
 }
 
 /// CRC-32 of the rest, in six base-62 digits: tells a mistyped key from a revoked one without a query.
-fn checksum(text: &str) -> String {
+fn checksum(text: &str) -> [u8; CHECKSUM] {
     let mut rest = crc32fast::hash(text.as_bytes());
     let mut digits = [b'0'; CHECKSUM];
     for digit in digits.iter_mut().rev() {
         *digit = BASE62[(rest % 62) as usize];
         rest /= 62;
     }
-    digits.into_iter().map(char::from).collect()
+    digits
 }
 
 /// Who is calling: an API key, and what it may do.

@@ -12,7 +12,7 @@ mod link;
 mod permission;
 mod writer_key;
 
-pub use api_key::{ApiKey, ApiKeyRecord, Authenticated, KeyFault, KeyKind, Principal, Scope, hash_api_key};
+pub use api_key::{ApiKey, ApiKeyRecord, Authenticated, KeyFault, KeyHash, KeyKind, Principal, Scope};
 pub use audit::{AuditAction, AuditEntry, AuditEvent, ConsentState, EventKind};
 pub use consent::{
     AnonymizationLevel, Change, Consent, ConsentRecord, ConsentStatus, ConsentTier, ConsentView,

@@ -8,6 +8,7 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use chrono::{DateTime, Utc};
 use utoipa::openapi::OpenApi;
 
 use super::AppState;
@@ -75,12 +76,13 @@ pub async fn authorize<F: Future<Output = Response>>(
         // A method which the document does not list is refused, whoever asks; the router adds those it has.
         None => return StatusCode::METHOD_NOT_ALLOWED.into_response(),
     };
-    let caller = match authenticate(state, request.headers().get(AUTHORIZATION).cloned()).await {
+    let now = (state.clock)();
+    let caller = match authenticate(state, request.headers().get(AUTHORIZATION).cloned(), now).await {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
     let name = CallerName(Arc::clone(&caller.principal));
-    let allowance = state.rates.take(&caller.principal, (state.clock)());
+    let allowance = state.rates.take(&caller.principal, now);
     let mut response = if let Some(wait) = allowance.exhausted_for() {
         Problem::rate_limited(wait).into_response()
     } else if wanted.iter().any(|scope| caller.principal.may(*scope)) {
@@ -96,7 +98,11 @@ pub async fn authorize<F: Future<Output = Response>>(
     response
 }
 
-async fn authenticate(state: &AppState, header: Option<HeaderValue>) -> Result<Caller, Problem> {
+async fn authenticate(
+    state: &AppState,
+    header: Option<HeaderValue>,
+    now: DateTime<Utc>,
+) -> Result<Caller, Problem> {
     let header = header
         .ok_or_else(|| Problem::unauthenticated("send an API key as Authorization: Bearer vla_live_…"))?;
     let (scheme, key) = header.to_str().ok().and_then(|value| value.split_once(' ')).unwrap_or_default();
@@ -113,7 +119,7 @@ async fn authenticate(state: &AppState, header: Option<HeaderValue>) -> Result<C
     let principal = state
         .cache
         .keys
-        .principal(&key.hash(), (state.clock)())
+        .principal(key.hash(), now)
         .await?
         .ok_or_else(|| Problem::unauthenticated("the API key is unknown, expired or revoked"))?;
     Ok(Caller { principal, key })

@@ -40,7 +40,7 @@ pub async fn create(
         is_active: true,
         replaced_by: None,
     };
-    keys::insert(connection, &record, &key.hash()).await?;
+    keys::insert(connection, &record, &key.hash().hex()).await?;
     Ok((record, key))
 }
 

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::Store;
-use crate::domain::{ApiKeyRecord, Authenticated, Principal, Scope};
+use crate::domain::{ApiKeyRecord, Authenticated, KeyHash, Principal, Scope};
 use crate::error::Error;
 
 /// Which keys to list.
@@ -69,8 +69,9 @@ impl Store {
 /// The keys of those of these hashes which are known and not revoked, and whose customers are active.
 pub async fn authenticate(
     connection: &mut PgConnection,
-    key_hashes: &[String],
-) -> Result<Vec<(String, Authenticated)>, Error> {
+    key_hashes: &[KeyHash],
+) -> Result<Vec<(KeyHash, Authenticated)>, Error> {
+    let key_hashes: Vec<String> = key_hashes.iter().map(KeyHash::hex).collect();
     let rows = sqlx::query!(
         r#"
         select k.key_hash as "key_hash!", k.key_id as "key_id!", k.customer_id as "customer_id?",
@@ -80,11 +81,11 @@ pub async fn authenticate(
         left join vlaapi.customers c on c.customer_id = k.customer_id
         where k.key_hash = any($1) and k.is_active and (k.customer_id is null or c.is_active)
         "#,
-        key_hashes,
+        &key_hashes,
     )
     .fetch_all(connection)
     .await?;
-    let keys = rows.into_iter().map(|row| {
+    let keys = rows.into_iter().filter_map(|row| {
         let principal = Principal {
             key_id: row.key_id,
             customer_id: row.customer_id,
@@ -99,7 +100,7 @@ pub async fn authenticate(
             expires_at: row.expires_at,
             last_used_at: row.last_used_at,
         };
-        (row.key_hash, key)
+        Some((KeyHash::from_hex(&row.key_hash)?, key))
     });
     Ok(keys.collect())
 }

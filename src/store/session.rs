@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{Store, consents, keys, no_answer};
-use crate::domain::{Authenticated, ConsentRecord};
+use crate::domain::{Authenticated, ConsentRecord, KeyHash};
 use crate::error::Error;
 
 /// How long a look-up may take: a server that went away without a word is noticed by this.
@@ -41,8 +41,8 @@ impl Session {
     /// The keys of those of these hashes which are known, active, and of an active customer.
     pub async fn authenticate(
         &mut self,
-        key_hashes: Arc<[String]>,
-    ) -> Result<Vec<(String, Authenticated)>, Error> {
+        key_hashes: Arc<[KeyHash]>,
+    ) -> Result<Vec<(KeyHash, Authenticated)>, Error> {
         self.run(|connection| {
             let key_hashes = Arc::clone(&key_hashes);
             async move { keys::authenticate(connection, &key_hashes).await }.boxed()

@@ -90,7 +90,7 @@ async fn the_keys_that_the_inference_api_issued_keep_working() {
         "insert into vlaapi.api_keys (customer_id, key_prefix, key_hash) values ($1, 'vla_live_a1b2', $2)",
     )
     .bind(customer)
-    .bind(consentd::domain::hash_api_key(key))
+    .bind(consentd::domain::KeyHash::of(key).hex())
     .execute(&service.sql().await)
     .await
     .expect("the key is stored");

@@ -199,7 +199,7 @@ async fn principal_of(state: &AppState, key: &str) -> Result<Result<Arc<Principa
             );
         }
     };
-    let Some(principal) = state.cache.keys.principal(&key.hash(), (state.clock)()).await? else {
+    let Some(principal) = state.cache.keys.principal(key.hash(), (state.clock)()).await? else {
         return refuse(StatusCode::UNAUTHORIZED, "The key is unknown, expired or revoked.");
     };
     if principal.customer_id.is_some() {
