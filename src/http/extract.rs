@@ -281,7 +281,7 @@ impl Origin {
             changed_by,
             ip_address: address.map(IpNetwork::from),
             user_agent,
-            request_id: parts.extensions.get::<RequestId>().map(|RequestId(id)| id.clone()),
+            request_id: parts.extensions.get::<RequestId>().map(ToString::to_string),
         }
     }
 }
@@ -367,8 +367,8 @@ pub fn etag(version: i32) -> HeaderValue {
 
 /// Whether an `If-None-Match` on a read names this version, weakly or not.
 pub fn not_modified(headers: &HeaderMap, version: i32) -> bool {
-    let tag = etag(version);
     header(headers, &IF_NONE_MATCH).is_some_and(|tags| {
+        let tag = etag(version);
         tags.split(',').any(|given| {
             let given = given.trim();
             given == "*" || tag == given.strip_prefix("W/").unwrap_or(given)

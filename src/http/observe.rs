@@ -4,6 +4,7 @@
 //! personal data. A request is known by its route's template.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,11 @@ const ON_HOT_PATH: [&str; 2] = ["/v1/customers/{customer_id}/consent/permissions
 
 /// What this request is called, in the answer, the log and the audit entry. A request extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestId(pub String);
+pub enum RequestId {
+    Ours(Uuid),
+    /// The client's own, if it is sane.
+    Theirs(HeaderValue),
+}
 
 /// Who called: the shown part of the key (`vla_live_a1b2`) is logged. An extension of the answer.
 #[derive(Clone, Debug)]
@@ -50,28 +55,45 @@ pub async fn observe<F: Future<Output = Response>>(
         started: Instant::now(),
         method: request.method().clone(),
         route,
-        id: id.0.clone(),
+        id: id.clone(),
         answered: false,
         _active: ActiveRequest::new(request.method()),
     };
     let span = line.span(request.headers());
-    let header = HeaderValue::from_str(&id.0).expect("a request id is made of visible ASCII alone");
     request.extensions_mut().insert(id);
     let mut response = next(request).instrument(span.clone()).await;
     line.answered(&response, &span);
-    response.headers_mut().insert(REQUEST_ID, header);
+    response.headers_mut().insert(REQUEST_ID, line.id.header());
     response
 }
 
 impl RequestId {
-    /// The client's own, if it is sane; else a new one.
     fn of(headers: &HeaderMap) -> Self {
-        let sane = |id: &&str| {
+        let sane = |id: &&HeaderValue| {
             (1..=LONGEST_ID).contains(&id.len())
-                && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
+                && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(byte))
         };
-        let theirs = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(sane);
-        Self(theirs.map_or_else(|| new_id().to_string(), str::to_owned))
+        headers
+            .get(REQUEST_ID)
+            .filter(sane)
+            .map_or_else(|| Self::Ours(new_id()), |id| Self::Theirs(id.clone()))
+    }
+
+    fn header(&self) -> HeaderValue {
+        match self {
+            Self::Ours(id) => HeaderValue::from_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+                .expect("hexadecimal digits and hyphens are visible ASCII"),
+            Self::Theirs(id) => id.clone(),
+        }
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ours(id) => id.fmt(f),
+            Self::Theirs(id) => f.write_str(id.to_str().unwrap_or_default()),
+        }
     }
 }
 
@@ -99,7 +121,7 @@ struct Line {
     started: Instant,
     method: Method,
     route: Option<MatchedPath>,
-    id: String,
+    id: RequestId,
     answered: bool,
     _active: ActiveRequest,
 }
@@ -118,7 +140,7 @@ impl Line {
             http.request.method = self.method.as_str(),
             http.route = self.route(),
             http.response.status_code = Empty,
-            request_id = self.id.as_str(),
+            request_id = self.id.to_string(),
         );
         if !span.is_disabled() {
             let caller = opentelemetry::global::get_text_map_propagator(|w3c| w3c.extract(&Carrier(headers)));
@@ -132,7 +154,7 @@ impl Line {
         self.answered = true;
         let took = self.started.elapsed();
         let (status, extensions) = (response.status(), response.extensions());
-        let (method, route, request_id) = (self.method.as_str(), self.route(), self.id.as_str());
+        let (method, route) = (self.method.as_str(), self.route());
         let duration_ms = milliseconds(took);
         let key = extensions.get::<CallerName>().map(|name| name.0.key_prefix.as_str());
         let cause = extensions.get::<Cause>().map(|cause| cause.0.as_str());
@@ -146,15 +168,31 @@ impl Line {
                 route,
                 status = status_code,
                 duration_ms,
-                request_id,
+                request_id = self.id.to_string(),
                 key,
                 cause,
                 "request"
             );
         } else if status.is_success() && ON_HOT_PATH.contains(&route) {
-            tracing::debug!(method, route, status = status_code, duration_ms, request_id, key, "request");
+            tracing::debug!(
+                method,
+                route,
+                status = status_code,
+                duration_ms,
+                request_id = self.id.to_string(),
+                key,
+                "request"
+            );
         } else {
-            tracing::info!(method, route, status = status_code, duration_ms, request_id, key, "request");
+            tracing::info!(
+                method,
+                route,
+                status = status_code,
+                duration_ms,
+                request_id = self.id.to_string(),
+                key,
+                "request"
+            );
         }
     }
 }
@@ -164,7 +202,7 @@ impl Drop for Line {
         if self.answered || std::thread::panicking() {
             return;
         }
-        let (method, route, request_id) = (self.method.as_str(), self.route(), self.id.as_str());
+        let (method, route, request_id) = (self.method.as_str(), self.route(), self.id.to_string());
         let duration_ms = milliseconds(self.started.elapsed());
         tracing::info!(method, route, duration_ms, request_id, "request given up by its client");
     }

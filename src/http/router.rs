@@ -1,6 +1,7 @@
 //! The table of contents of the API, and what every request goes through.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -8,18 +9,20 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
     X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderValue, Method, StatusCode};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{Route, get};
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use ipnetwork::IpNetwork;
+use tower::layer::layer_fn;
+use tower::{ServiceExt as _, service_fn};
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -136,18 +139,34 @@ pub fn routes() -> OpenApiRouter<AppState> {
 pub fn router(state: AppState) -> Router {
     let (api, document) = routes().split_for_parts();
     let access = Arc::new(AccessTable::from_spec(&document));
-    let guard = from_fn_with_state((state.clone(), access), admit);
     let docs: Router<AppState> = SwaggerUi::new("/docs")
         .config(Config::from("/openapi.json").try_it_out_enabled(true).persist_authorization(false))
         .into();
-    api.route_layer(guard)
-        .merge(docs.layer(from_fn(docs_policy)))
+    let others = docs
+        .layer(from_fn(docs_policy))
         .merge(pages::asset_routes())
         .merge(pages::dressed(console::routes(&state), &state))
         .merge(my::routes(&state))
         .fallback(|| async { Problem::new(&NOT_FOUND, "check the address: /docs lists what there is") })
-        .layer(from_fn(attend))
-        .with_state(state)
+        .layer(layer_fn(|route: Route| {
+            service_fn(move |request| {
+                let route = route.clone();
+                async move { Ok::<_, Infallible>(attend(request, |request| run(route, request)).await) }
+            })
+        }));
+    let guard = Guard { state: state.clone(), access };
+    let api = api.route_layer(layer_fn(move |route: Route| {
+        let guarded = Arc::new((guard.clone(), route));
+        service_fn(move |request| {
+            let guarded = Arc::clone(&guarded);
+            async move {
+                let (guard, route) = &*guarded;
+                let admitted = |request| guard.admit(request, |request| run(route.clone(), request));
+                Ok::<_, Infallible>(attend(request, admitted).await)
+            }
+        })
+    }));
+    others.merge(api).with_state(state)
 }
 
 /// The metrics alone.
@@ -157,29 +176,41 @@ pub fn metrics_router(metrics: Metrics) -> Router {
 
 /// What every request goes through, the known routes and all others. A layer of its own for each of these costs more
 /// than a check does.
-async fn attend(request: Request, next: Next) -> Response {
+async fn attend<F: Future<Output = Response>>(request: Request, next: impl FnOnce(Request) -> F) -> Response {
     observe(request, |request| {
         finish(request, async |request| {
-            let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            let answer = AssertUnwindSafe(next(request)).catch_unwind().await;
             answer.unwrap_or_else(|panic| panicked(&*panic))
         })
     })
     .await
 }
 
-/// What every known route goes through. The limits are outside: who the caller is may take a look into the database, of
-/// which there is just as little.
-async fn admit(
-    State((state, access)): State<(AppState, Arc<AccessTable>)>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let authorized = |request| authorize(&state, &access, request, |request| next.run(request));
-    // Health and metrics are not held back: they tell of the overload.
-    if !request.uri().path().starts_with("/v1/") {
-        return authorized(request).await;
+/// What every operation of the API goes through besides.
+#[derive(Clone)]
+struct Guard {
+    state: AppState,
+    access: Arc<AccessTable>,
+}
+
+impl Guard {
+    /// The limits are outside: who the caller is may take a look into the database, of which there is just as little.
+    async fn admit<F: Future<Output = Response>>(
+        &self,
+        request: Request,
+        next: impl FnOnce(Request) -> F,
+    ) -> Response {
+        let authorized = |request| authorize(&self.state, &self.access, request, next);
+        // Health and metrics are not held back: they tell of the overload.
+        if !request.uri().path().starts_with("/v1/") {
+            return authorized(request).await;
+        }
+        within_limits(&self.state, request, authorized).await
     }
-    within_limits(&state, request, authorized).await
+}
+
+async fn run(route: Route, request: Request) -> Response {
+    route.oneshot(request).await.unwrap_or_else(|never| match never {})
 }
 
 /// A bug in a handler costs one answer, not the connection.
@@ -211,19 +242,17 @@ pub(super) async fn within_limits<F: Future<Output = Response>>(
 
 /// Refuses oversized requests, writes problems' bodies, adds the headers that every answer has.
 async fn finish(request: Request, next: impl AsyncFnOnce(Request) -> Response) -> Response {
-    let request_id =
-        request.extensions().get::<RequestId>().map(|RequestId(id)| id.clone()).unwrap_or_default();
-    let (parts, body) = request.into_parts();
-    let mut response = match server::oversize(&parts) {
+    let request_id = request.extensions().get::<RequestId>().cloned();
+    let mut response = match server::oversize(request.uri(), request.headers()) {
         Some(status) => Problem::oversize(status).into_response(),
-        None => next(Request::from_parts(parts, body)).await,
+        None => next(request).await,
     };
     // The router refuses a method by its status alone.
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         response.extensions_mut().insert(Problem::method_not_allowed());
     }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        problem.write(&mut response, &request_id);
+        problem.write(&mut response, &request_id.map(|id| id.to_string()).unwrap_or_default());
     }
     let headers = response.headers_mut();
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

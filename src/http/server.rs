@@ -15,8 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::request::Parts;
-use axum::http::{Request, StatusCode};
+use axum::http::{HeaderMap, Request, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -71,15 +70,13 @@ impl Default for Limits {
 }
 
 /// The status to refuse a request with whose head is larger than anyone honestly needs.
-pub fn oversize(head: &Parts) -> Option<StatusCode> {
-    let uri = &head.uri;
+pub fn oversize(uri: &Uri, headers: &HeaderMap) -> Option<StatusCode> {
     let uri_bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
     if uri_bytes > MAX_URI_BYTES {
         return Some(StatusCode::URI_TOO_LONG);
     }
     // As on the wire of HTTP/1: `name: value` and the line's end.
-    let header_bytes: usize =
-        head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let header_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     (header_bytes > MAX_HEADER_BYTES).then_some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
 }
 

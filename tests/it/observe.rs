@@ -34,7 +34,7 @@ fn router() -> Router {
         answer
     };
     Router::new()
-        .route("/id", get(|Extension(RequestId(id)): Extension<RequestId>| async { id }))
+        .route("/id", get(|Extension(id): Extension<RequestId>| async move { id.to_string() }))
         .route("/customers/{id}", get(|| async { "found" }))
         .route("/counted/{id}", get(|| async { "counted" }))
         .route("/broken", get(broken))

@@ -86,10 +86,9 @@ impl Client {
 
 fn router() -> Router {
     async fn refuse_oversize(request: Request, next: Next) -> Response {
-        let (head, body) = request.into_parts();
-        match oversize(&head) {
+        match oversize(request.uri(), request.headers()) {
             Some(status) => (status, "a problem").into_response(),
-            None => next.run(Request::from_parts(head, body)).await,
+            None => next.run(request).await,
         }
     }
     let slow = || async {

@@ -3,9 +3,10 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use axum::body::Body;
 use axum::extract::OriginalUri;
 use axum::http::header::{CONTENT_TYPE, LINK};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
@@ -37,7 +38,12 @@ pub fn answer(status: StatusCode, body: &impl Serialize) -> Response {
 
 /// An answer whose JSON is written already.
 pub fn json_answer(status: StatusCode, body: Vec<u8>) -> Response {
-    (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    // Room for all that an answer gets: a map that grows moves and hashes what it holds once more.
+    *response.headers_mut() = HeaderMap::with_capacity(12);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// A page of a list.

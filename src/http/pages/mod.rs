@@ -136,8 +136,7 @@ struct ProblemPage<'a> {
 }
 
 async fn tell_problems(request: Request, next: Next) -> Response {
-    let request_id =
-        request.extensions().get::<RequestId>().map(|RequestId(id)| id.clone()).unwrap_or_default();
+    let request_id = request.extensions().get::<RequestId>().map(ToString::to_string).unwrap_or_default();
     let mut response = next.run(request).await;
     let Some(problem) = response.extensions_mut().remove::<Problem>() else {
         return response;
