@@ -291,22 +291,18 @@ impl Drop for ActiveRequest {
 
 pub(crate) fn request_answered(method: &Method, route: &str, status: StatusCode, took: Duration) {
     with_series(|series| {
-        let method = known_method(method);
-        if !series.durations.contains_key(route) {
-            series.durations.insert(route.to_owned(), HashMap::new());
+        let outcome = (known_method(method), status.as_u16());
+        if let Some(histogram) = series.durations.get(route).and_then(|of_route| of_route.get(&outcome)) {
+            return histogram.record(took);
         }
-        let of_route = series.durations.get_mut(route).expect("inserted above");
-        of_route
-            .entry((method, status.as_u16()))
-            .or_insert_with(|| {
-                metrics::histogram!(
-                    REQUEST_DURATION,
-                    "http_request_method" => method,
-                    "http_route" => route.to_owned(),
-                    "http_response_status_code" => status.as_str().to_owned()
-                )
-            })
-            .record(took);
+        let histogram = metrics::histogram!(
+            REQUEST_DURATION,
+            "http_request_method" => outcome.0,
+            "http_route" => route.to_owned(),
+            "http_response_status_code" => status.as_str().to_owned()
+        );
+        histogram.record(took);
+        series.durations.entry(route.to_owned()).or_default().insert(outcome, histogram);
     });
 }
 
