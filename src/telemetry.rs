@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
@@ -48,6 +49,7 @@ const DURATION_BUCKETS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+static TRACED: AtomicBool = AtomicBool::new(false);
 
 /// What was set up, to be ended at the end of the program.
 #[derive(Debug)]
@@ -111,14 +113,15 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry, StartError> {
     });
     let log_lines = log_layer(config.log_format)
         .with_filter(wanted.and(filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE)));
-    let logs = tracing_subscriber::registry().with(log_lines);
-    // Fails only where a subscriber is set already, and then that one stays. A layer that is `None` would do as well, but
-    // for its sake every span would be made, for nobody.
-    let _ = match spans {
-        Some(spans) => logs.with(spans).try_init(),
-        None => logs.try_init(),
-    };
+    TRACED.store(spans.is_some(), Ordering::Relaxed);
+    // Fails only where a subscriber is set already, and then that one stays.
+    let _ = tracing_subscriber::registry().with(log_lines).with(spans).try_init();
     Ok(Telemetry { traces, metrics: Metrics::install() })
+}
+
+/// Whether traces are sent anywhere: if not, a span would be made for nobody.
+pub(crate) fn traced() -> bool {
+    TRACED.load(Ordering::Relaxed)
 }
 
 fn log_layer(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {

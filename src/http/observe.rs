@@ -132,6 +132,9 @@ impl Line {
     }
 
     fn span(&self, headers: &HeaderMap) -> Span {
+        if !telemetry::traced() {
+            return Span::none();
+        }
         let span = tracing::info_span!(
             "request",
             otel.name = %format_args!("{} {}", self.method, self.route()),
@@ -142,11 +145,9 @@ impl Line {
             http.response.status_code = Empty,
             request_id = self.id.to_string(),
         );
-        if !span.is_disabled() {
-            let caller = opentelemetry::global::get_text_map_propagator(|w3c| w3c.extract(&Carrier(headers)));
-            // Fails only where no traces are sent.
-            let _ = span.set_parent(caller);
-        }
+        let caller = opentelemetry::global::get_text_map_propagator(|w3c| w3c.extract(&Carrier(headers)));
+        // Fails only where the span is not among those that are sent.
+        let _ = span.set_parent(caller);
         span
     }
 
