@@ -10,7 +10,7 @@ use consentd::store::migrations;
 
 use crate::cluster::{TestDatabase, empty_database};
 
-pub const LAST: i64 = 10;
+pub const LAST: i64 = 11;
 
 pub struct Database {
     pub options: PgConnectOptions,
@@ -257,6 +257,12 @@ pub async fn fill(database: &Database, version: i64) {
         10 => {
             "update vlaapi.customer_data_consent set policy_version = 'v' || version || '-by-hand'
              where customer_id = '{customer}'"
+        }
+        11 => {
+            "insert into vlaapi.customer_consent_audit
+               (customer_id, action, version, previous_tier, new_tier, changed_by, request_id)
+             select customer_id, 'updated', max(version) + 1, 'none', 'none', 'key:vla_live_cd34', 'nightly'
+             from vlaapi.customer_consent_audit where customer_id = '{customer}' group by customer_id"
         }
         _ => panic!("migration {version} has no rows here"),
     };
