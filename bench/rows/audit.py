@@ -150,7 +150,7 @@ def export(stage):
     """Rows a second of an export beside COPY, and what the service's memory grows by while it exports everything."""
     service = trail(stage)
     exported = min(EXPORTED, stage.entries)
-    since = time_of(stage.entries - exported + 1)
+    since = time_of(stage.entries - exported)
     for name, accept in (("CSV", "text/csv"), ("NDJSON", "application/x-ndjson")):
 
         def download(path, entries):
