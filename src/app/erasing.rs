@@ -70,9 +70,10 @@ async fn see_to_files(owner: PgConnectOptions) {
     match vacuum(&owner).await {
         Ok(Vacuumed::Rewritten) => tracing::info!("what was erased is gone from the tables' files"),
         Ok(Vacuumed::Freed) => tracing::warn!(
-            "a table is too large to be written anew now, or is not its owner's, or a transaction that began before did not \
-             end: the files may hold what was erased until their free space is used again; as a superuser, in a quiet hour, run VACUUM (FULL, ANALYZE) on \
-             vlaapi.customer_consent_audit, audit_events and customers, and VACUUM FULL pg_statistic"
+            "a table is too large to be written anew now, or is not its owner's, or a transaction that began before did \
+             not end: the files may hold what was erased until their free space is used again; as a superuser, in a \
+             quiet hour, run VACUUM (FULL, ANALYZE) on vlaapi.customer_consent_audit, audit_events and customers, and \
+             VACUUM FULL pg_statistic"
         ),
         Err(error) => tracing::warn!(
             %error,

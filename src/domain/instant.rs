@@ -6,27 +6,26 @@ use chrono::{DateTime, Datelike as _, SecondsFormat, Timelike as _, Utc};
 use serde::Serializer;
 
 /// What most instants take: `2026-03-01T12:00:00.123456Z`.
-pub type InstantBuffer = [u8; 27];
+pub type Buffer = [u8; 27];
 
 /// RFC 3339 in UTC, with a fraction of 0, 3, 6 or 9 digits.
-pub fn written(time: DateTime<Utc>, buffer: &mut InstantBuffer) -> Cow<'_, str> {
+pub fn written(time: DateTime<Utc>, buffer: &mut Buffer) -> Cow<'_, str> {
     match digits(time, buffer) {
         Some(length) => Cow::Borrowed(std::str::from_utf8(&buffer[..length]).expect("digits are ASCII")),
         None => Cow::Owned(time.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
     }
 }
 
-#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
 pub fn serialize<S: Serializer>(time: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
-        Some(time) => serializer.serialize_str(&written(*time, &mut InstantBuffer::default())),
+        Some(time) => serializer.serialize_str(&written(*time, &mut Buffer::default())),
         None => serializer.serialize_none(),
     }
 }
 
 /// Writes an instant of the years 0 to 9999 in whole microseconds, which all are that PostgreSQL holds and people mean;
 /// gives its length.
-fn digits(time: DateTime<Utc>, buffer: &mut InstantBuffer) -> Option<usize> {
+fn digits(time: DateTime<Utc>, buffer: &mut Buffer) -> Option<usize> {
     let (time, nanos) = (time.naive_utc(), time.nanosecond());
     let year = u32::try_from(time.year()).ok().filter(|year| *year <= 9999)?;
     if nanos % 1000 != 0 || nanos >= 1_000_000_000 {

@@ -6,7 +6,7 @@ mod consent;
 mod customer;
 mod erasure;
 mod history;
-mod instant;
+pub mod instant;
 mod leaf;
 mod link;
 mod permission;
@@ -21,7 +21,6 @@ pub use consent::{
 pub use customer::{Customer, CustomerTier, ids_beginning};
 pub use erasure::{CustomerField, Erasure, LogOpening, PreviousLog, ranges};
 pub use history::{Stretch, stretches};
-pub use instant::{InstantBuffer, written};
 pub use leaf::{
     CONSENT_CHANGED, Commitment, Commitments, LEAF_VERSION, LOG_OPENED, Leaf, LeafFault, LogEntry, LogEvent,
     MAX_BYTES as MAX_LEAF_BYTES, PII_ERASED, PII_READ, PersonalField, Salted, Source, address_text, hex,

@@ -160,40 +160,24 @@ impl Line {
         let key = extensions.get::<CallerName>().map(|name| name.0.key_prefix.as_str());
         let cause = extensions.get::<Cause>().map(|cause| cause.0.as_str());
         telemetry::request_answered(&self.method, route, status, took);
-        span.record("http.response.status_code", status.as_u16());
         let status_code = status.as_u16();
+        span.record("http.response.status_code", status_code);
+        macro_rules! line {
+            ($level:ident $(, $more:ident)?) => {
+                tracing::$level!(
+                    method, route, status = status_code, duration_ms, request_id = self.id.to_string(), key,
+                    $($more,)?
+                    "request"
+                )
+            };
+        }
         if status.is_server_error() {
             span.record("otel.status_code", "ERROR");
-            tracing::error!(
-                method,
-                route,
-                status = status_code,
-                duration_ms,
-                request_id = self.id.to_string(),
-                key,
-                cause,
-                "request"
-            );
+            line!(error, cause);
         } else if status.is_success() && ON_HOT_PATH.contains(&route) {
-            tracing::debug!(
-                method,
-                route,
-                status = status_code,
-                duration_ms,
-                request_id = self.id.to_string(),
-                key,
-                "request"
-            );
+            line!(debug);
         } else {
-            tracing::info!(
-                method,
-                route,
-                status = status_code,
-                duration_ms,
-                request_id = self.id.to_string(),
-                key,
-                "request"
-            );
+            line!(info);
         }
     }
 }
@@ -203,9 +187,15 @@ impl Drop for Line {
         if self.answered || std::thread::panicking() {
             return;
         }
-        let (method, route, request_id) = (self.method.as_str(), self.route(), self.id.to_string());
+        let (method, route) = (self.method.as_str(), self.route());
         let duration_ms = milliseconds(self.started.elapsed());
-        tracing::info!(method, route, duration_ms, request_id, "request given up by its client");
+        tracing::info!(
+            method,
+            route,
+            duration_ms,
+            request_id = self.id.to_string(),
+            "request given up by its client"
+        );
     }
 }
 

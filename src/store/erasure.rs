@@ -361,9 +361,9 @@ pub async fn vacuum(owner: &PgConnectOptions) -> Result<Vacuumed, Error> {
     sqlx::query!("select pg_advisory_lock(hashtextextended('consentd files', 0))")
         .fetch_one(&mut connection)
         .await?;
-    let mut done =
-        if outlast_transactions(&mut connection).await? { Vacuumed::Rewritten } else { Vacuumed::Freed };
+    let outlasted = outlast_transactions(&mut connection).await?;
     sqlx::raw_sql("set lock_timeout = '2s'").execute(&mut connection).await?;
+    let mut all_rewritten = true;
     for table in ["vlaapi.customer_consent_audit", "vlaapi.audit_events", "vlaapi.customers"] {
         let size = sqlx::query_scalar!(r#"select pg_table_size($1::text::regclass) as "size!""#, table)
             .fetch_one(&mut connection)
@@ -377,10 +377,10 @@ pub async fn vacuum(owner: &PgConnectOptions) -> Result<Vacuumed, Error> {
             sqlx::raw_sql(AssertSqlSafe(format!("vacuum (analyze) {table}")))
                 .execute(&mut connection)
                 .await?;
-            done = Vacuumed::Freed;
+            all_rewritten = false;
         }
     }
-    if done == Vacuumed::Freed {
+    if !all_rewritten {
         // Indexes hold values too, and can be written anew without a lock that anybody would notice.
         for index in ["changed_by", "ip_address"] {
             let statement = format!("reindex index concurrently vlaapi.customer_consent_audit_{index}_idx");
@@ -396,12 +396,10 @@ pub async fn vacuum(owner: &PgConnectOptions) -> Result<Vacuumed, Error> {
     .fetch_one(&mut connection)
     .await?;
     // What the planner kept is replaced by the analyses just now, and by whoever began before them it can still be read.
-    if !owns
-        || !outlast_transactions(&mut connection).await?
-        || sqlx::raw_sql("vacuum full pg_catalog.pg_statistic").execute(&mut connection).await.is_err()
-    {
-        done = Vacuumed::Freed;
-    }
+    let statistics_rewritten = owns
+        && outlast_transactions(&mut connection).await?
+        && sqlx::raw_sql("vacuum full pg_catalog.pg_statistic").execute(&mut connection).await.is_ok();
     connection.close().await?;
-    Ok(done)
+    let nothing_left = outlasted && all_rewritten && statistics_rewritten;
+    Ok(if nothing_left { Vacuumed::Rewritten } else { Vacuumed::Freed })
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::Store;
 use super::audit::{AuditFilter, Position, entries, entries_of};
-use crate::domain::{AnonymizationLevel, ConsentTier, InstantBuffer, written};
+use crate::domain::{AnonymizationLevel, ConsentTier, instant};
 use crate::error::Error;
 
 /// Entries as they were received, newest first.
@@ -136,10 +136,10 @@ fn state<'r>(row: &'r PgRow, index: usize) -> Result<Option<RawState<'r>>, Error
 }
 
 impl Moment<'_> {
-    pub fn write<'b>(&'b self, buffer: &'b mut InstantBuffer) -> Cow<'b, str> {
+    pub fn write<'b>(&'b self, buffer: &'b mut instant::Buffer) -> Cow<'b, str> {
         match self {
             Self::Written(text) => Cow::Borrowed(text),
-            Self::At(time) => written(*time, buffer),
+            Self::At(time) => instant::written(*time, buffer),
         }
     }
 }

@@ -15,7 +15,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::domain::InstantBuffer;
+use crate::domain::instant;
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::problem::Problem;
@@ -208,7 +208,7 @@ fn moment(bytes: &mut Vec<u8>, name: &str, moment: Option<&Moment<'_>>) {
     match moment {
         Some(moment) => {
             bytes.push(b'"');
-            bytes.extend(moment.write(&mut InstantBuffer::default()).as_bytes());
+            bytes.extend(moment.write(&mut instant::Buffer::default()).as_bytes());
             bytes.push(b'"');
         }
         None => bytes.extend(b"null"),
@@ -261,7 +261,7 @@ pub static CSV_HEADER: [&str; 25] = [
 fn row(writer: &mut csv::Writer<&mut Vec<u8>>, entry: &RawEntry<'_>, text: &mut String) -> csv::Result<()> {
     let states = [entry.previous.as_ref(), entry.current.as_ref()];
     writer.write_field(show(text, entry.audit_id))?;
-    writer.write_field(&*entry.timestamp.write(&mut InstantBuffer::default()))?;
+    writer.write_field(&*entry.timestamp.write(&mut instant::Buffer::default()))?;
     writer.write_field(entry.customer_id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))?;
     writer.write_field(show(text, entry.version))?;
     writer.write_field(entry.action)?;
@@ -284,7 +284,7 @@ fn row(writer: &mut csv::Writer<&mut Vec<u8>>, entry: &RawEntry<'_>, text: &mut 
         writer.write_field(&*defused(state.and_then(|state| state.policy_version.as_deref())))?;
     }
     for state in states {
-        let mut buffer = InstantBuffer::default();
+        let mut buffer = instant::Buffer::default();
         let end = state.and_then(|state| state.expires_at.as_ref());
         writer.write_field(end.map_or_else(Cow::default, |end| end.write(&mut buffer)).as_bytes())?;
     }
