@@ -57,7 +57,11 @@ impl Follower {
     /// have, with the time that the change was made.
     pub async fn follow(&self, mut learned: impl FnMut(DateTime<Utc>)) -> Result<Infallible, Error> {
         let channels = Hint::ALL.map(Hint::channel);
+        let hints = &self.cache.hints;
+        hints.presume_others();
         let mut listener = self.store.listen(&channels).await?;
+        hints.presume_others();
+        hints.tell(Hint::Presence);
         let mut position = Position { newest: listener.newest().await?, ..Position::default() };
         // What is under way since before this session may still change what is read now: only then memory counts.
         let mut drawing = listener.drawing().await?;
@@ -95,11 +99,12 @@ impl Follower {
             let mut consents = false;
             // What this replica has told, it knows.
             for told in told.iter().filter(|told| !self.cache.hints.are_told_by(&told.by)) {
+                self.cache.hints.presume_others();
                 match Hint::ALL.iter().find(|hint| hint.channel() == told.channel) {
                     Some(Hint::Consents) => consents = true,
                     Some(Hint::Customers) => self.cache.consents.forget_unknown(),
                     Some(Hint::Keys) => self.cache.keys.forget_all(),
-                    None => {}
+                    Some(Hint::Presence) | None => {}
                 }
             }
             if consents {

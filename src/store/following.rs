@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -34,15 +35,21 @@ pub struct Told {
     pub by: String,
 }
 
-impl Store {
-    /// Tells all who listen, this replica too. Nothing is lost by those who do not hear it: they look by themselves.
-    pub async fn tell(&self, channels: &[&str], by: &str) -> Result<(), Error> {
-        sqlx::query!("select pg_notify(channel, $2) from unnest($1::text[]) as channel", channels as _, by)
-            .execute(&self.reads)
-            .await?;
-        Ok(())
-    }
+pub async fn tell(connection: &mut PgConnection, channels: &[&str], by: &str) -> Result<(), Error> {
+    sqlx::query!(
+        r#"
+        select set_config('synchronous_commit', 'off', true), pg_notify(channel, $2)
+        from unnest($1::text[]) as channel
+        "#,
+        channels as _,
+        by,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
+}
 
+impl Store {
     pub async fn listen(&self, channels: &[&str]) -> Result<Listener, Error> {
         // A pool for this session alone: one that hangs must not be in the way of the next.
         let pool = PgPoolOptions::new()

@@ -74,9 +74,11 @@ impl Store {
         Ok(self.writes.begin().await?)
     }
 
-    /// A session outside the pools, with their settings, for whoever needs one all the time.
+    /// A session outside the pools, with their settings, for whoever needs one all the time. Its few statements find rows
+    /// by their keys, however many: planning them for each number of keys takes longer than they do.
     pub async fn connect(&self) -> sqlx::Result<PgConnection> {
-        let options = self.writes.connect_options();
+        let options = (*self.writes.connect_options()).clone();
+        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
         within(ACQUIRE_TIMEOUT, options.connect()).await
     }
 

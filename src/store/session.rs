@@ -9,14 +9,14 @@ use sqlx::PgConnection;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Store, consents, keys, no_answer};
+use super::{Store, consents, following, keys, no_answer};
 use crate::domain::{Authenticated, ConsentRecord, KeyHash};
 use crate::error::Error;
 
 /// How long a look-up may take: a server that went away without a word is noticed by this.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Reads on one connection. A statement that was given up ends its connection: nobody waits for an answer that is not
+/// One connection. A statement that was given up ends its connection: nobody waits for an answer that is not
 /// wanted any more.
 #[derive(Debug)]
 pub struct Session {
@@ -46,6 +46,17 @@ impl Session {
         self.run(|connection| {
             let key_hashes = Arc::clone(&key_hashes);
             async move { keys::authenticate(connection, &key_hashes).await }.boxed()
+        })
+        .await
+    }
+
+    /// Tells all who listen, this replica too. Nothing is lost by those who do not hear it, they look by themselves: so
+    /// the disk is not waited for.
+    pub async fn tell(&mut self, channels: &[&'static str], by: &str) -> Result<(), Error> {
+        let (channels, by): (Arc<[_]>, Arc<str>) = (channels.into(), by.into());
+        self.run(|connection| {
+            let (channels, by) = (Arc::clone(&channels), Arc::clone(&by));
+            async move { following::tell(connection, &channels, &by).await }.boxed()
         })
         .await
     }

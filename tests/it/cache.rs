@@ -11,7 +11,8 @@ use consentd::cache::{Bounds, Cache};
 use consentd::store::Store;
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use sqlx::postgres::PgListener;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::proxy::Proxy;
@@ -82,6 +83,40 @@ async fn a_withdrawal_is_obeyed_at_once_here_and_soon_by_every_replica() {
         answers_soon(&there, customer, false).await;
         sleep(Duration::from_millis(20)).await;
         assert!(!may_store_images(&there, customer).await, "the yes came back");
+    }
+}
+
+#[tokio::test]
+async fn changes_are_told_while_another_replica_is_there_and_not_to_nobody() {
+    /// Longer than a replica that has hung up counts as being there.
+    const PATIENCE: Duration = Duration::from_secs(8);
+    let here = Service::start_following().await;
+    let customer = here.customer().await;
+    let mut hearing = PgListener::connect_with(&here.sql().await).await.expect("a session that listens");
+    hearing.listen("consentd_consents").await.expect("it listens");
+    let mut turn = 0;
+    let mut is_told = async || {
+        turn += 1;
+        let tier = if turn % 2 == 0 { "basic" } else { "analytics" };
+        here.put(customer, &json!({"consent_tier": tier})).send().await;
+        timeout(Duration::from_millis(300), hearing.recv()).await.is_ok()
+    };
+    let since = Instant::now();
+    while is_told().await {
+        assert!(since.elapsed() < PATIENCE, "it still tells of changes, and nobody is there");
+    }
+    let there = beside(&here).await;
+    let since = Instant::now();
+    while !is_told().await {
+        assert!(since.elapsed() < SOON, "another replica is there, and is not told");
+    }
+    // One that says nothing else is still heard of: it is there for as long as it is there.
+    sleep(Duration::from_secs(4)).await;
+    assert!(is_told().await, "the other replica was forgotten");
+    drop(there);
+    let since = Instant::now();
+    while is_told().await {
+        assert!(since.elapsed() < PATIENCE, "it still tells of changes, and the other replica is gone");
     }
 }
 
