@@ -212,11 +212,11 @@ fn said(output: &Output) -> String {
 }
 
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..400 {
+    for _ in 0..1200 {
         if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("after twenty seconds still not: {what}");
+    panic!("after a minute still not: {what}");
 }
