@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::consent::{AnonymizationLevel, Consent, ConsentTier};
+use super::instant;
 
 /// What kind of change an entry tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
@@ -62,7 +63,9 @@ pub struct ConsentState {
     pub anonymization_level: AnonymizationLevel,
     #[schema(max_length = 64, example = "2026-01")]
     pub policy_version: Option<String>,
+    #[serde(serialize_with = "instant::serialize")]
     pub expires_at: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "instant::serialize")]
     pub consent_granted_at: Option<DateTime<Utc>>,
 }
 

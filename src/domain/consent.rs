@@ -6,6 +6,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::audit::{AuditAction, ConsentState};
+use super::instant;
+use super::json::{Object, WriteJson};
 use crate::error::Fault;
 
 /// How far ahead a consent may end.
@@ -231,10 +233,13 @@ pub struct ConsentRecord {
     #[schema(max_length = 64, example = "2026-01")]
     pub policy_version: Option<String>,
     /// When something was last allowed after nothing was; null when nothing ever was.
+    #[serde(serialize_with = "instant::serialize")]
     pub consent_granted_at: Option<DateTime<Utc>>,
     /// When this version was made; null when nothing was ever recorded.
+    #[serde(serialize_with = "instant::serialize")]
     pub consent_updated_at: Option<DateTime<Utc>>,
     /// When the consent ends by itself; null when it does not.
+    #[serde(serialize_with = "instant::serialize")]
     pub expires_at: Option<DateTime<Utc>>,
     /// 1, 2, 3 …; 0 when nothing was ever recorded. The `ETag` is this number in quotes.
     #[schema(minimum = 0, example = 3)]
@@ -250,6 +255,27 @@ pub struct ConsentView {
     #[serde(flatten)]
     pub record: ConsentRecord,
     pub status: ConsentStatus,
+}
+
+impl WriteJson for ConsentView {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        let record = &self.record;
+        Object::begin(out)
+            .uuid("customer_id", record.customer_id)
+            .word("consent_tier", record.consent_tier.as_str())
+            .boolean("can_store_images", record.can_store_images)
+            .boolean("can_store_embeddings", record.can_store_embeddings)
+            .boolean("can_use_for_training", record.can_use_for_training)
+            .word("anonymization_level", record.anonymization_level.as_str())
+            .text("policy_version", record.policy_version.as_deref())
+            .instant("consent_granted_at", record.consent_granted_at)
+            .instant("consent_updated_at", record.consent_updated_at)
+            .instant("expires_at", record.expires_at)
+            .integer("version", Some(record.version.into()))
+            .integer("audit_id", record.audit_id)
+            .word("status", self.status.as_str())
+            .end();
+    }
 }
 
 impl ConsentRecord {

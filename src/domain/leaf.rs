@@ -15,6 +15,8 @@ use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::json;
+
 /// The only encoding so far.
 pub const LEAF_VERSION: u64 = 1;
 
@@ -101,13 +103,9 @@ impl<'de> Deserialize<'de> for Commitment {
 
 /// Lowercase hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
-    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
-    let mut digits = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        digits.push(digit(byte >> 4));
-        digits.push(digit(byte & 0xf));
-    }
-    digits
+    let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
+    let digits = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect();
+    String::from_utf8(digits).expect("digits are ASCII")
 }
 
 /// The bytes which lowercase hexadecimal digits stand for.
@@ -322,8 +320,7 @@ fn string(text: &str, out: &mut Vec<u8>) -> Result<(), LeafFault> {
     if text.contains('\0') {
         return Err(LeafFault::Nul);
     }
-    // serde_json escapes as RFC 8785 wants it: what must be, in the shortest form, in lowercase.
-    serde_json::to_writer(out, text).expect("a text can be written to memory");
+    json::string(text, out);
     Ok(())
 }
 

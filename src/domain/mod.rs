@@ -7,6 +7,7 @@ mod customer;
 mod erasure;
 mod history;
 pub mod instant;
+pub mod json;
 mod leaf;
 mod link;
 mod permission;

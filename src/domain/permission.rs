@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::consent::{AnonymizationLevel, ConsentRecord, ConsentStatus};
 use super::instant;
+use super::json::{Object, WriteJson};
 
 /// What may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -167,6 +168,24 @@ pub enum LevelPermission {
     AnonymizationLevel,
 }
 
+impl StoragePermission {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::StoreImages => "store_images",
+            Self::StoreEmbeddings => "store_embeddings",
+            Self::UseForTraining => "use_for_training",
+        }
+    }
+}
+
+impl LevelPermission {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::AnonymizationLevel => "anonymization_level",
+        }
+    }
+}
+
 /// The answer to one check; which form it has, `permission` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
@@ -222,6 +241,61 @@ impl HeldPermissions {
             }),
         }
     }
+}
+
+impl WriteJson for HeldPermissions {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        let mut object = Object::begin(out);
+        object.uuid("customer_id", self.customer_id).object("permissions", |permissions| {
+            let held = &self.permissions;
+            permissions
+                .boolean("can_store_images", held.can_store_images)
+                .boolean("can_store_embeddings", held.can_store_embeddings)
+                .boolean("can_use_for_training", held.can_use_for_training)
+                .word("anonymization_level", held.anonymization_level.as_str());
+        });
+        close(object, self.reason, self.version, self.valid_until, self.stale);
+    }
+}
+
+impl WriteJson for PermissionCheck {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        let mut object = Object::begin(out);
+        match self {
+            Self::Storage(check) => {
+                object
+                    .uuid("customer_id", check.customer_id)
+                    .word("permission", check.permission.as_str())
+                    .boolean("allowed", check.allowed);
+                close(object, check.reason, check.version, check.valid_until, check.stale);
+            }
+            Self::Anonymization(check) => {
+                object
+                    .uuid("customer_id", check.customer_id)
+                    .word("permission", check.permission.as_str())
+                    .word("level", check.level.as_str());
+                close(object, check.reason, check.version, check.valid_until, check.stale);
+            }
+        }
+    }
+}
+
+/// What all answers end in.
+fn close(
+    mut object: Object<'_>,
+    reason: Reason,
+    version: i32,
+    valid_until: Option<DateTime<Utc>>,
+    stale: bool,
+) {
+    object
+        .word("reason", reason.as_str())
+        .integer("version", Some(version.into()))
+        .instant("valid_until", valid_until);
+    if stale {
+        object.boolean("stale", true);
+    }
+    object.end();
 }
 
 impl PermissionCheck {

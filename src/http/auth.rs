@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -27,13 +27,13 @@ pub enum Access {
 
 /// Path by path and method by method, what the caller must hold.
 #[derive(Clone, Debug)]
-pub struct AccessTable(HashMap<String, HashMap<Method, Access>>);
+pub struct AccessTable(HashMap<String, Vec<(Method, Access)>>);
 
 impl AccessTable {
     /// Reads the table from the document's `security` requirements.
     pub fn from_spec(spec: &OpenApi) -> Self {
         let document = serde_json::to_value(spec).unwrap_or_default();
-        let mut table: HashMap<String, HashMap<Method, Access>> = HashMap::new();
+        let mut table: HashMap<String, Vec<(Method, Access)>> = HashMap::new();
         for (path, item) in document["paths"].as_object().into_iter().flatten() {
             for (method, operation) in item.as_object().into_iter().flatten() {
                 let Ok(method) = Method::from_bytes(method.to_ascii_uppercase().as_bytes()) else {
@@ -50,7 +50,7 @@ impl AccessTable {
                     .collect();
                 let public = requirements.iter().any(|requirement| requirement == &serde_json::json!({}));
                 let access = if public { Access::Public } else { Access::AnyOf(scopes) };
-                table.entry(path.clone()).or_default().insert(method, access);
+                table.entry(path.clone()).or_default().push((method, access));
             }
         }
         Self(table)
@@ -58,7 +58,7 @@ impl AccessTable {
 
     pub fn get(&self, method: &Method, path: &str) -> Option<&Access> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
-        self.0.get(path)?.get(method)
+        self.0.get(path)?.iter().find_map(|(listed, access)| (listed == method).then_some(access))
     }
 }
 
@@ -67,10 +67,10 @@ pub async fn authorize<F: Future<Output = Response>>(
     state: &AppState,
     access: &AccessTable,
     mut request: Request,
+    template: &str,
     next: impl FnOnce(Request) -> F,
 ) -> Response {
-    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let wanted = match access.get(request.method(), path) {
+    let wanted = match access.get(request.method(), template) {
         Some(Access::Public) => return next(request).await,
         Some(Access::AnyOf(scopes)) => scopes,
         // A method which the document does not list is refused, whoever asks; the router adds those it has.

@@ -24,7 +24,7 @@ pub mod spec;
 pub use auth::{Access, AccessTable};
 pub use cursor::Cursors;
 pub use rates::Rates;
-pub use router::{AppState, Metrics, Parts, metrics_router, router};
+pub use router::{AppState, Metrics, Parts, Service, metrics_router, router};
 
 use crate::error::Error;
 use crate::ops::consents::{Outcome, Request};

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,13 +45,34 @@ pub struct CallerName(pub Arc<Principal>);
 #[derive(Clone, Debug)]
 pub struct Cause(pub String);
 
+/// The template of the path that a request was found by.
+#[derive(Clone, Debug)]
+pub enum Template {
+    Known(&'static str),
+    Matched(MatchedPath),
+}
+
+impl Template {
+    /// As the router found it.
+    pub fn of(request: &Request) -> Self {
+        request.extensions().get::<MatchedPath>().cloned().map_or(Self::Known("unmatched"), Self::Matched)
+    }
+
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Known(template) => template,
+            Self::Matched(path) => path.as_str(),
+        }
+    }
+}
+
 /// The outermost of all, around what catches panics too, in a `Router::layer`, which already knows the matched route.
 pub async fn observe<F: Future<Output = Response>>(
     mut request: Request,
+    route: Template,
     next: impl FnOnce(Request) -> F,
 ) -> Response {
     let id = RequestId::of(request.headers());
-    let route = request.extensions().get::<MatchedPath>().cloned();
     let mut line = Line {
         started: Instant::now(),
         method: request.method().clone(),
@@ -61,7 +83,8 @@ pub async fn observe<F: Future<Output = Response>>(
     };
     let span = line.span(request.headers());
     request.extensions_mut().insert(id);
-    let mut response = next(request).instrument(span.clone()).await;
+    let next = pin!(next(request));
+    let mut response = next.instrument(span.clone()).await;
     line.answered(&response, &span);
     response.headers_mut().insert(REQUEST_ID, line.id.header());
     response
@@ -120,7 +143,7 @@ fn seeded() -> Xoshiro256PlusPlus {
 struct Line {
     started: Instant,
     method: Method,
-    route: Option<MatchedPath>,
+    route: Template,
     id: RequestId,
     answered: bool,
     _active: ActiveRequest,
@@ -128,7 +151,7 @@ struct Line {
 
 impl Line {
     fn route(&self) -> &str {
-        self.route.as_ref().map_or("unmatched", MatchedPath::as_str)
+        self.route.as_str()
     }
 
     fn span(&self, headers: &HeaderMap) -> Span {

@@ -13,9 +13,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, Request, StatusCode, Uri};
+use axum::http::{HeaderMap, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt as _};
 
 use super::pace::{Pace, PacedStream};
 
@@ -80,17 +79,34 @@ pub fn oversize(uri: &Uri, headers: &HeaderMap) -> Option<StatusCode> {
     (header_bytes > MAX_HEADER_BYTES).then_some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
 }
 
+/// What answers requests: a router, say.
+pub trait Answers:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Serves HTTP/1 and HTTP/2 (with prior knowledge) until `shutdown`, then lets what is in flight finish within `drain`.
-pub async fn serve(
+pub async fn serve<S: Answers>(
     listener: TcpListener,
-    router: Router,
+    service: S,
     limits: Limits,
     shutdown: CancellationToken,
     drain: Duration,
 ) {
     let builder = Arc::new(builder());
-    // Turns every route into a service once, instead of for each request.
-    let router: Router = router.with_state(());
     let places = Arc::new(Semaphore::new(limits.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let mut connections = JoinSet::new();
     loop {
@@ -99,9 +115,9 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
             Some(_ended) = connections.join_next() => {}
             (place, stream, peer) = next_connection(&listener, &places) => {
-                let (builder, router, shutdown) = (Arc::clone(&builder), router.clone(), shutdown.child_token());
+                let (builder, service, shutdown) = (Arc::clone(&builder), service.clone(), shutdown.child_token());
                 connections.spawn(async move {
-                    serve_connection(stream, Peer(peer), &builder, router, limits, shutdown).await;
+                    serve_connection(stream, Peer(peer), &builder, service, limits, shutdown).await;
                     drop(place);
                 });
             }
@@ -155,11 +171,11 @@ async fn next_connection(
     }
 }
 
-async fn serve_connection(
+async fn serve_connection<S: Answers>(
     stream: TcpStream,
     peer: Peer,
     builder: &auto::Builder<TokioExecutor>,
-    router: Router,
+    service: S,
     limits: Limits,
     shutdown: CancellationToken,
 ) {
@@ -167,14 +183,14 @@ async fn serve_connection(
     let _ = stream.set_nodelay(true);
     let pace = Arc::new(Pace::new(limits));
     let io = TokioIo::new(PacedStream::new(stream, Arc::clone(&pace)));
-    let service = service_fn(|request: Request<Incoming>| {
+    let answering = service_fn(|request: Request<Incoming>| {
         let in_flight = pace.begin(request.version());
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
-        let answer = router.clone().oneshot(request);
+        let answer = service.clone().oneshot(request);
         async move { Ok::<_, Infallible>(answer.await?.map(|body| in_flight.until_the_end_of(body))) }
     });
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut connection = pin!(builder.serve_connection(io, answering));
     let mut stop = pin!(shutdown.cancelled());
     let mut stopping = false;
     let mut alarm = pin!(sleep_until(Instant::now() + limits.header));

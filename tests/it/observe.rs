@@ -12,7 +12,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use consentd::config::{LogFormat, TelemetryConfig};
 use consentd::domain::Principal;
-use consentd::http::observe::{CallerName, Cause, RequestId, observe};
+use consentd::http::observe::{CallerName, Cause, RequestId, Template, observe};
 use consentd::telemetry::{self, Metrics};
 use tokio::time::timeout;
 use tower::ServiceExt;
@@ -40,7 +40,8 @@ fn router() -> Router {
         .route("/broken", get(broken))
         .route("/never", get(std::future::pending::<()>))
         .layer(from_fn(async |request: axum::extract::Request, next: Next| {
-            observe(request, |request| next.run(request)).await
+            let template = Template::of(&request);
+            observe(request, template, |request| next.run(request)).await
         }))
 }
 

@@ -1,9 +1,12 @@
 //! What is permitted now: one customer, one permission, many at once.
 
-use consentd::domain::Permission;
-use consentd::http::api::permissions::{Check, CheckRequest};
+use chrono::{DateTime, Utc};
+use consentd::domain::json::WriteJson;
+use consentd::domain::{AnonymizationLevel, ConsentRecord, ConsentTier, HeldPermissions, Permission};
+use consentd::http::api::permissions::{Check, CheckAnswer, CheckRequest};
 use consentd::http::extract::{self, Body as _};
 use proptest::prelude::*;
+use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -222,6 +225,78 @@ proptest! {
         }
         if let Some(request) = CheckRequest::read_at_once(&bytes) {
             prop_assert_eq!(extract::read::<CheckRequest>(&bytes).ok(), Some(request));
+        }
+    }
+}
+
+/// Whole microseconds, and now and then less than can be shown, or a year that is no ordinary one.
+fn times() -> impl Strategy<Value = Option<DateTime<Utc>>> {
+    let nanos = prop_oneof![
+        Just(0),
+        (0..1000_u32).prop_map(|n| n * 1_000_000),
+        (0..1_000_000_u32).prop_map(|n| n * 1000),
+        0..1_000_000_000_u32
+    ];
+    let time = (-70_000_000_000..300_000_000_000_i64, nanos)
+        .prop_map(|(seconds, nanos)| DateTime::from_timestamp(seconds, nanos).expect("a time"));
+    proptest::option::of(time)
+}
+
+fn records() -> impl Strategy<Value = ConsentRecord> {
+    let tiers = prop::sample::select(ConsentTier::ALL.to_vec());
+    let levels = prop::sample::select(AnonymizationLevel::ALL.to_vec());
+    let texts = proptest::option::of(any::<String>());
+    (
+        (any::<u128>(), tiers, levels, any::<[bool; 3]>(), texts),
+        (times(), times(), times(), 0..=i32::MAX, proptest::option::of(1..=i64::MAX)),
+    )
+        .prop_map(
+            |(
+                (id, tier, level, [images, embeddings, training], policy),
+                (granted, updated, end, version, entry),
+            )| {
+                ConsentRecord {
+                    customer_id: Uuid::from_u128(id),
+                    consent_tier: tier,
+                    can_store_images: images,
+                    can_store_embeddings: embeddings,
+                    can_use_for_training: training,
+                    anonymization_level: level,
+                    policy_version: policy,
+                    consent_granted_at: granted,
+                    consent_updated_at: updated,
+                    expires_at: end,
+                    version,
+                    audit_id: entry,
+                }
+            },
+        )
+}
+
+fn is_written_as_derived<T: WriteJson + Serialize>(value: &T) -> Result<(), TestCaseError> {
+    let mut written = Vec::new();
+    value.write_json(&mut written);
+    prop_assert_eq!(String::from_utf8(written).expect("UTF-8"), serde_json::to_string(value).expect("JSON"));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2048))]
+    #[test]
+    fn what_is_written_field_by_field_is_what_is_described(
+        record in proptest::option::weighted(0.9, records()), now in times(), stale: bool,
+    ) {
+        let now = now.unwrap_or_default();
+        let customer_id = record.as_ref().map_or_else(Uuid::new_v4, |record| record.customer_id);
+        let held = HeldPermissions { stale, ..HeldPermissions::judge(customer_id, record.as_ref(), now) };
+        let results: Vec<_> = Permission::ALL.into_iter().map(|permission| held.clone().check(permission)).collect();
+        for check in &results {
+            is_written_as_derived(check)?;
+        }
+        is_written_as_derived(&CheckAnswer { results })?;
+        is_written_as_derived(&held)?;
+        if let Some(record) = record {
+            is_written_as_derived(&record.view(now))?;
         }
     }
 }

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::Response;
@@ -15,6 +14,7 @@ use consentd::cache::follow::Follower;
 use consentd::cache::freshness::Moment;
 use consentd::cache::{Bounds, Cache};
 use consentd::domain::WriterKey;
+use consentd::http;
 use consentd::http::limits::Gate;
 use consentd::http::server::Peer;
 use consentd::http::{AppState, Cursors, Parts, Rates};
@@ -37,7 +37,7 @@ use uuid::Uuid;
 use crate::cluster::{self, TestDatabase};
 
 pub struct Service {
-    pub router: Router,
+    pub router: http::Service,
     pub store: Store,
     pub writer: Writer,
     pub cache: Arc<Cache>,
@@ -125,7 +125,7 @@ impl Answer {
 
 /// A request that is being put together.
 pub struct Call<'a> {
-    router: Router,
+    router: http::Service,
     key: Option<&'a str>,
     request: axum::http::request::Builder,
     body: Body,

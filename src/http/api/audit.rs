@@ -1,8 +1,8 @@
 //! The audit trail: paged as JSON, or whole as CSV or NDJSON.
 
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::http::header::ACCEPT;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use utoipa::IntoParams;
@@ -82,7 +82,7 @@ pub async fn list_customer_audit(
     PathId(customer_id): PathId,
     mut params: Params,
     headers: HeaderMap,
-    uri: OriginalUri,
+    uri: Uri,
 ) -> Result<Response, Problem> {
     let filter = read_filter(&mut params);
     caller.must_reach(customer_id)?;
@@ -122,7 +122,7 @@ pub async fn list_audit(
     caller: Caller,
     mut params: Params,
     headers: HeaderMap,
-    uri: OriginalUri,
+    uri: Uri,
 ) -> Result<Response, Problem> {
     let filter = read_filter(&mut params);
     let customer_id = params.take("customer_id", uuid);
@@ -134,7 +134,7 @@ async fn entries(
     state: &AppState,
     mut params: Params,
     headers: &HeaderMap,
-    uri: &OriginalUri,
+    uri: &Uri,
     filter: AuditFilter,
 ) -> Result<Response, Problem> {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -206,7 +206,7 @@ pub async fn list_audit_events(
     State(state): State<AppState>,
     caller: Caller,
     mut params: Params,
-    uri: OriginalUri,
+    uri: Uri,
 ) -> Result<Response, Problem> {
     let kind = params.take("kind", choice(&EventKind::ALL, EventKind::as_str));
     let customer_id = params.take("customer_id", uuid);

@@ -1,15 +1,15 @@
 //! A customer's consent: given, read, withdrawn, listed.
 
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::http::header::ETAG;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::{Page, Paging, answer};
+use super::{Page, Paging, answer, written_answer};
 use crate::domain::{
     AnonymizationLevel, Consent, ConsentRecord, ConsentStatus, ConsentTier, ConsentView, Proposal,
 };
@@ -111,7 +111,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 
 fn record_answer(record: ConsentRecord, status: StatusCode, now: DateTime<Utc>) -> Response {
     let tag = etag(record.version);
-    let mut response = answer(status, &record.view(now));
+    let mut response = written_answer(status, &record.view(now));
     response.headers_mut().insert(ETAG, tag);
     response
 }
@@ -224,7 +224,8 @@ pub async fn get_consent(
     caller.must_reach(customer_id)?;
     let record = match as_of {
         None => state.cache.consents.current(customer_id, min_version.unwrap_or(0)).await?,
-        Some(instant) => state.store.consent_as_of(customer_id, instant).await?,
+        // Boxed, so that the reads of what stands do not carry its size along.
+        Some(instant) => Box::pin(state.store.consent_as_of(customer_id, instant)).await?,
     }
     .ok_or(Error::UnknownCustomer)?;
     if as_of.is_none() && not_modified(&headers, record.version) {
@@ -309,7 +310,7 @@ pub async fn list_consents(
     State(state): State<AppState>,
     caller: Caller,
     mut params: Params,
-    uri: OriginalUri,
+    uri: Uri,
 ) -> Result<Response, Problem> {
     let now = (state.clock)();
     let paging = Paging::read(&mut params, &state.cursors, &uri);

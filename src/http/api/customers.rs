@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{OriginalUri, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
@@ -230,7 +230,7 @@ pub async fn list_customers(
     State(state): State<AppState>,
     caller: Caller,
     mut params: Params,
-    uri: OriginalUri,
+    uri: Uri,
 ) -> Result<Response, Problem> {
     let paging = Paging::read(&mut params, &state.cursors, &uri);
     let filter = CustomerFilter {

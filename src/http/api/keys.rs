@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{OriginalUri, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{FutureExt as _, TryFutureExt as _};
@@ -194,7 +194,7 @@ pub async fn list_api_keys(
     State(state): State<AppState>,
     caller: Caller,
     mut params: Params,
-    uri: OriginalUri,
+    uri: Uri,
 ) -> Result<Response, Problem> {
     let paging = Paging::read(&mut params, &state.cursors, &uri);
     let customer_id = params.take("customer_id", uuid);

@@ -1,7 +1,7 @@
 //! Links to the customer's own page.
 
-use axum::extract::{OriginalUri, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use chrono::TimeDelta;
 use futures_util::{FutureExt as _, TryFutureExt as _};
@@ -139,7 +139,7 @@ pub async fn list_consent_links(
     caller: Caller,
     PathId(customer_id): PathId,
     mut params: Params,
-    uri: OriginalUri,
+    uri: Uri,
 ) -> Result<Response, Problem> {
     let paging = Paging::read(&mut params, &state.cursors, &uri);
     params.finish()?;

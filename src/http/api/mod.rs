@@ -4,15 +4,15 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use axum::body::Body;
-use axum::extract::OriginalUri;
 use axum::http::header::{CONTENT_TYPE, LINK};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::cursor::Cursors;
 use super::input::{Params, number};
+use crate::domain::json::WriteJson;
 
 pub mod audit;
 pub mod consent;
@@ -34,6 +34,13 @@ pub fn answer(status: StatusCode, body: &impl Serialize) -> Response {
             super::problem::Problem::from(crate::error::Error::Internal(error.to_string())).into_response()
         }
     }
+}
+
+/// The same, for what is asked for with every inference.
+pub fn written_answer(status: StatusCode, body: &impl WriteJson) -> Response {
+    let mut json = Vec::with_capacity(512);
+    body.write_json(&mut json);
+    json_answer(status, json)
 }
 
 /// An answer whose JSON is written already.
@@ -82,11 +89,7 @@ pub struct PageRequest<P> {
 }
 
 impl Paging {
-    pub fn read<P: FromStr>(
-        params: &mut Params,
-        cursors: &Cursors,
-        OriginalUri(uri): &OriginalUri,
-    ) -> PageRequest<P> {
+    pub fn read<P: FromStr>(params: &mut Params, cursors: &Cursors, uri: &Uri) -> PageRequest<P> {
         let mut filters: Vec<(String, String)> =
             form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
                 .into_owned()

@@ -1,8 +1,8 @@
 //! Who looked at names and addresses.
 
 use askama::Template;
-use axum::extract::{OriginalUri, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -76,7 +76,7 @@ struct Access {
 pub async fn page(
     State(state): State<AppState>,
     visitor: Visitor,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     params: Params,
 ) -> Result<Response, Problem> {
     let shell = Shell::new(&state, &visitor, Place::Customers).await?;

@@ -1,8 +1,8 @@
 //! One customer: what stands now or stood at some instant, the whole history, and who looked.
 
 use askama::Template;
-use axum::extract::{OriginalUri, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Days, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use uuid::Uuid;
@@ -181,7 +181,7 @@ pub async fn page(
     State(state): State<AppState>,
     visitor: Visitor,
     PathId(customer_id): PathId,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     params: Params,
 ) -> Result<Response, Problem> {
     let shell = Shell::new(&state, &visitor, Place::Customers).await?;

@@ -1,8 +1,8 @@
 //! The customers: found by their id, the beginning of one, or their e-mail address, and by what they decided.
 
 use askama::Template;
-use axum::extract::{OriginalUri, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -148,7 +148,7 @@ struct Customers {
 pub async fn page(
     State(state): State<AppState>,
     visitor: Visitor,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     params: Params,
 ) -> Result<Response, Problem> {
     let shell = Shell::new(&state, &visitor, At::Customers).await?;

@@ -1,8 +1,8 @@
 //! One audit entry: what it says, what it rests on, and how to check it.
 
 use askama::Template;
-use axum::extract::{OriginalUri, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 
 use super::entry_view::{EntryView, shown};
@@ -63,7 +63,7 @@ pub async fn page(
     State(state): State<AppState>,
     visitor: Visitor,
     PathAuditId(audit_id): PathAuditId,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     params: Params,
 ) -> Result<Response, Problem> {
     let shell = Shell::new(&state, &visitor, Place::Trail).await?;

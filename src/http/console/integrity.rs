@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use askama::Template;
-use axum::extract::{OriginalUri, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
@@ -127,7 +127,7 @@ impl Integrity {
 pub async fn page(
     State(state): State<AppState>,
     visitor: Visitor,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     params: Params,
 ) -> Result<Response, Problem> {
     let shell = Shell::new(&state, &visitor, Place::Integrity).await?;

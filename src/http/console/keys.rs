@@ -3,8 +3,8 @@
 //! A new key is in the answer to the form that asked for it and nowhere else: in no address, and not stored.
 
 use askama::Template;
-use axum::extract::{OriginalUri, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -118,7 +118,7 @@ impl KeyView {
 pub async fn page(
     State(state): State<AppState>,
     visitor: Visitor,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     params: Params,
 ) -> Result<Response, Problem> {
     let shell = Shell::new(&state, &visitor, Place::Keys).await?;

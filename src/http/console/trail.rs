@@ -1,7 +1,7 @@
 //! The audit trail: filtered by what its address says, counted over time, walked from the newest entry to the oldest.
 
 use askama::Template;
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Datelike as _, Days, Months, NaiveDate, TimeDelta, Timelike as _, Utc};
@@ -147,7 +147,7 @@ impl Trail {
 pub async fn page(
     State(state): State<AppState>,
     visitor: Visitor,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     params: Params,
 ) -> Result<Response, Problem> {
     let shell = Shell::new(&state, &visitor, Place::Trail).await?;
@@ -191,7 +191,7 @@ fn presets(uri: &Uri, now: DateTime<Utc>) -> Vec<(&'static str, String)> {
 pub async fn csv(
     State(state): State<AppState>,
     visitor: Visitor,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     params: Params,
 ) -> Result<Response, Problem> {
     file(&state, &visitor, &uri, params, Format::Csv).await
@@ -200,7 +200,7 @@ pub async fn csv(
 pub async fn ndjson(
     State(state): State<AppState>,
     visitor: Visitor,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     params: Params,
 ) -> Result<Response, Problem> {
     file(&state, &visitor, &uri, params, Format::Ndjson).await

@@ -9,7 +9,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Uri};
 use axum::response::{IntoResponse as _, Response};
@@ -87,7 +87,7 @@ pub async fn of_customer(
     State(state): State<AppState>,
     visitor: Visitor,
     PathId(customer_id): PathId,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     params: Params,
 ) -> Result<Response, Problem> {
     visitor.must(Scope::AuditRead)?;
@@ -108,7 +108,7 @@ pub async fn of_customer(
 pub async fn of_trail(
     State(state): State<AppState>,
     visitor: Visitor,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     params: Params,
 ) -> Result<Response, Problem> {
     visitor.must(Scope::AuditRead)?;
