@@ -1,5 +1,5 @@
-//! JSON of what is asked for with every inference, written field by field: serde goes through each text character by
-//! character, which takes longer than all else that is decided here. What is written is what serde derives.
+//! JSON of what is asked for with every inference or by the million, written field by field: serde goes through each text
+//! character by character, which takes longer than deciding does. What is written is what serde derives.
 
 use std::io::Write as _;
 

@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
-use std::io::{self, Write as _};
 use std::ops::Range;
 
 use axum::body::Body;
@@ -16,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::domain::instant;
+use crate::domain::json::Object;
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::problem::Problem;
@@ -138,81 +138,58 @@ impl Pages {
     }
 }
 
-/// To the byte as serde writes an [`AuditEntry`](crate::domain::AuditEntry), without looking at every name for what must be
-/// escaped.
+/// To the byte as serde writes an [`AuditEntry`](crate::domain::AuditEntry).
 fn ndjson(bytes: &mut Vec<u8>, page: &RawPage, places: Range<usize>) -> Result<(), Error> {
+    let mut text = String::new();
     for entry in page.entries(places) {
-        object(bytes, &entry?).map_err(|error| Error::Internal(error.to_string()))?;
+        object(bytes, &entry?, &mut text);
         bytes.push(b'\n');
     }
     Ok(())
 }
 
-fn object(bytes: &mut Vec<u8>, entry: &RawEntry<'_>) -> io::Result<()> {
-    write!(bytes, r#"{{"audit_id":{},"customer_id":""#, entry.audit_id)?;
-    bytes.extend(entry.customer_id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
-    write!(bytes, r#"","action":"{}","version":{}"#, entry.action, entry.version)?;
+fn object(bytes: &mut Vec<u8>, entry: &RawEntry<'_>, text: &mut String) {
+    let mut object = Object::begin(bytes);
+    object
+        .integer("audit_id", Some(entry.audit_id))
+        .uuid("customer_id", entry.customer_id)
+        .text("action", Some(entry.action))
+        .integer("version", Some(entry.version.into()));
     if let Some(tier) = entry.previous_tier {
-        write!(bytes, r#","previous_tier":"{tier}""#)?;
+        object.text("previous_tier", Some(tier));
     }
-    write!(bytes, r#","new_tier":"{}""#, entry.new_tier)?;
-    for (name, state) in [(r#","previous":"#, &entry.previous), (r#","current":"#, &entry.current)] {
+    object.text("new_tier", Some(entry.new_tier));
+    for (name, state) in [("previous", &entry.previous), ("current", &entry.current)] {
         if let Some(state) = state {
-            bytes.extend(name.as_bytes());
-            state_object(bytes, state)?;
+            object.object(name, |object| state_fields(object, state));
         }
     }
-    text(bytes, r#","changed_by":"#, entry.changed_by)?;
-    text(bytes, r#","on_behalf_of":"#, entry.on_behalf_of)?;
-    text(bytes, r#","change_reason":"#, entry.change_reason)?;
-    match entry.ip_address {
-        Some(network) => write!(bytes, r#","ip_address":"{}""#, network.ip())?,
-        None => bytes.extend(br#","ip_address":null"#),
-    }
-    text(bytes, r#","user_agent":"#, entry.user_agent)?;
-    text(bytes, r#","request_id":"#, entry.request_id)?;
-    moment(bytes, r#","timestamp":"#, Some(&entry.timestamp));
-    bytes.push(b'}');
-    Ok(())
+    object
+        .text("changed_by", entry.changed_by)
+        .text("on_behalf_of", entry.on_behalf_of)
+        .text("change_reason", entry.change_reason)
+        .text("ip_address", entry.ip_address.map(|network| show(text, network.ip())))
+        .text("user_agent", entry.user_agent)
+        .text("request_id", entry.request_id);
+    moment(&mut object, "timestamp", Some(&entry.timestamp));
+    object.end();
 }
 
-fn state_object(bytes: &mut Vec<u8>, state: &RawState<'_>) -> io::Result<()> {
-    for part in [r#"{"consent_tier":""#, state.consent_tier.as_str(), "\""] {
-        bytes.extend(part.as_bytes());
-    }
-    for (name, permission) in [
-        (r#","can_store_images":"#, state.can_store_images),
-        (r#","can_store_embeddings":"#, state.can_store_embeddings),
-        (r#","can_use_for_training":"#, state.can_use_for_training),
-    ] {
-        bytes.extend(name.as_bytes());
-        bytes.extend(yes_or_no(permission).as_bytes());
-    }
-    for part in [r#","anonymization_level":""#, state.anonymization_level.as_str(), "\""] {
-        bytes.extend(part.as_bytes());
-    }
-    text(bytes, r#","policy_version":"#, state.policy_version.as_deref())?;
-    moment(bytes, r#","expires_at":"#, state.expires_at.as_ref());
-    moment(bytes, r#","consent_granted_at":"#, state.consent_granted_at.as_ref());
-    bytes.push(b'}');
-    Ok(())
+fn state_fields(object: &mut Object<'_>, state: &RawState<'_>) {
+    object
+        .word("consent_tier", state.consent_tier.as_str())
+        .boolean("can_store_images", state.can_store_images)
+        .boolean("can_store_embeddings", state.can_store_embeddings)
+        .boolean("can_use_for_training", state.can_use_for_training)
+        .word("anonymization_level", state.anonymization_level.as_str())
+        .text("policy_version", state.policy_version.as_deref());
+    moment(object, "expires_at", state.expires_at.as_ref());
+    moment(object, "consent_granted_at", state.consent_granted_at.as_ref());
 }
 
-fn text(bytes: &mut Vec<u8>, name: &str, text: Option<&str>) -> io::Result<()> {
-    bytes.extend(name.as_bytes());
-    Ok(serde_json::to_writer(bytes, &text)?)
-}
-
-fn moment(bytes: &mut Vec<u8>, name: &str, moment: Option<&Moment<'_>>) {
-    bytes.extend(name.as_bytes());
-    match moment {
-        Some(moment) => {
-            bytes.push(b'"');
-            bytes.extend(moment.write(&mut instant::Buffer::default()).as_bytes());
-            bytes.push(b'"');
-        }
-        None => bytes.extend(b"null"),
-    }
+fn moment(object: &mut Object<'_>, name: &'static str, moment: Option<&Moment<'_>>) {
+    let mut buffer = instant::Buffer::default();
+    object.text(name, moment.map(|moment| moment.write(&mut buffer)).as_deref());
 }
 
 fn yes_or_no(permission: bool) -> &'static str {
