@@ -72,12 +72,18 @@ clean: ## Remove what was built and the tools that were installed; data stays
 ##@ What CI does
 
 .PHONY: ci
-ci: fmt clippy doc deny scripts spec spec-diff docker-lint sqlx-check test foreign schemathesis clients browser-test ## Everything below, and the tests
+ci: fmt locks clippy doc deny scripts spec spec-diff docker-lint sqlx-check test foreign schemathesis clients browser-test ## Everything below, and the tests
 
 .PHONY: fmt
 fmt: ## The code is formatted
 	$(CARGO) fmt --check
 	rustfmt --edition 2024 --check examples/rust/src/bin/*.rs
+
+.PHONY: locks
+locks: ## What is built beside the service can be built from its lock files as they are
+	@for manifest in bench/driver bench/micro fuzz; do \
+	  $(CARGO) metadata --locked --quiet --format-version 1 --manifest-path $$manifest/Cargo.toml > /dev/null || exit 1; \
+	done
 
 .PHONY: clippy
 clippy: ## No warning in any target

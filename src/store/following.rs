@@ -51,13 +51,20 @@ pub async fn tell(connection: &mut PgConnection, channels: &[&str], by: &str) ->
 
 impl Store {
     pub async fn listen(&self, channels: &[&str]) -> Result<Listener, Error> {
+        // It looks hundreds of times a second while another replica writes. Planning each look anew takes longer than
+        // looking; and a plan for all of them must not be one that is good for a third of the trail.
+        let options = (*self.writes.connect_options()).clone().options([
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("enable_bitmapscan", "off"),
+        ]);
         // A pool for this session alone: one that hangs must not be in the way of the next.
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(None)
             .max_lifetime(None)
-            .connect_lazy_with((*self.writes.connect_options()).clone());
+            .connect_lazy_with(options);
         let listener = within(ANSWER_TIMEOUT, async {
             let mut listener = PgListener::connect_with(&pool).await?;
             // A session that was lost is not taken up silently: what was told meanwhile would be missed.
