@@ -58,6 +58,7 @@ impl Follower {
     pub async fn follow(&self, mut learned: impl FnMut(DateTime<Utc>)) -> Result<Infallible, Error> {
         let channels = Hint::ALL.map(Hint::channel);
         let hints = &self.cache.hints;
+        // Whoever does not hear cannot know who is there; and whoever has just begun to has not heard all of them.
         hints.presume_others();
         let mut listener = self.store.listen(&channels).await?;
         hints.presume_others();

@@ -66,7 +66,7 @@ impl Template {
     }
 }
 
-/// The outermost of all, around what catches panics too, in a `Router::layer`, which already knows the matched route.
+/// The outermost of all, around what catches panics too, once it is known by which route the request was found.
 pub async fn observe<F: Future<Output = Response>>(
     mut request: Request,
     route: Template,

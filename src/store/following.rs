@@ -51,13 +51,9 @@ pub async fn tell(connection: &mut PgConnection, channels: &[&str], by: &str) ->
 
 impl Store {
     pub async fn listen(&self, channels: &[&str]) -> Result<Listener, Error> {
-        // It looks hundreds of times a second while another replica writes. Planning each look anew takes longer than
-        // looking; and a plan for all of them must not be one that is good for a third of the trail.
-        let options = (*self.writes.connect_options()).clone().options([
-            ("plan_cache_mode", "force_generic_plan"),
-            ("enable_seqscan", "off"),
-            ("enable_bitmapscan", "off"),
-        ]);
+        // One plan for all looks must not be one that is good for a third of the trail.
+        let options =
+            self.session_options().options([("enable_seqscan", "off"), ("enable_bitmapscan", "off")]);
         // A pool for this session alone: one that hangs must not be in the way of the next.
         let pool = PgPoolOptions::new()
             .max_connections(1)

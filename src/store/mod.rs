@@ -74,12 +74,15 @@ impl Store {
         Ok(self.writes.begin().await?)
     }
 
-    /// A session outside the pools, with their settings, for whoever needs one all the time. Its few statements find rows
-    /// by their keys, however many: planning them for each number of keys takes longer than they do.
+    /// A session outside the pools, with their settings, for whoever needs one all the time.
     pub async fn connect(&self) -> sqlx::Result<PgConnection> {
-        let options = (*self.writes.connect_options()).clone();
-        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
-        within(ACQUIRE_TIMEOUT, options.connect()).await
+        within(ACQUIRE_TIMEOUT, self.session_options().connect()).await
+    }
+
+    /// The few statements of such a session find rows by their keys, however many: planning them for each number of keys
+    /// takes longer than they do.
+    fn session_options(&self) -> PgConnectOptions {
+        (*self.writes.connect_options()).clone().options([("plan_cache_mode", "force_generic_plan")])
     }
 
     /// Reads on a session of their own, which is opened when it is first needed.
