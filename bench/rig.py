@@ -260,7 +260,8 @@ class Service:
         self.cluster, self.database, self.flags = cluster, database, flags
         self.home = cluster.directory / f"service-{name or database}"
         if keys_of:
-            shutil.copytree(keys_of.home, self.home)
+            # Its keys alone: what it publishes is replaced while it is copied.
+            shutil.copytree(keys_of.home, self.home, ignore=shutil.ignore_patterns("audit-checkpoint*", "log"))
         self.home.mkdir(exist_ok=True)
         self.log = self.home / "log"
         self.process = None

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 
 use super::Cache;
 use super::freshness::Moment;
-use super::hints::Hint;
+use super::hints::{Change, Hint};
 use crate::error::Error;
 use crate::store::Store;
 use crate::store::following::{FollowedEntry, Listener};
@@ -83,34 +84,45 @@ impl Follower {
                 looked = now;
             }
             if !more {
-                self.listen(&mut listener).await?;
+                self.listen(&mut listener, &mut learned).await?;
             }
         }
     }
 
-    /// Waits until it is time to look again.
-    async fn listen(&self, listener: &mut Listener) -> Result<(), Error> {
-        let until = tokio::time::Instant::now() + LOOK_EVERY;
-        loop {
-            let patience = until.saturating_duration_since(tokio::time::Instant::now());
+    /// Waits until it is time to look again, and forgets what others say that they have changed. Their word makes
+    /// nobody look less often: it is there to be early, and it can only take away.
+    async fn listen(
+        &self,
+        listener: &mut Listener,
+        learned: &mut impl FnMut(DateTime<Utc>),
+    ) -> Result<(), Error> {
+        let until = Instant::now() + LOOK_EVERY;
+        while let Some(patience) = until.checked_duration_since(Instant::now()) {
             let told = listener.hear(patience).await?;
-            if told.is_empty() {
-                return Ok(());
-            }
-            let mut consents = false;
-            // What this replica has told, it knows.
-            for told in told.iter().filter(|told| !self.cache.hints.are_told_by(&told.by)) {
-                self.cache.hints.presume_others();
-                match Hint::ALL.iter().find(|hint| hint.channel() == told.channel) {
-                    Some(Hint::Consents) => consents = true,
-                    Some(Hint::Customers) => self.cache.consents.forget_unknown(),
-                    Some(Hint::Keys) => self.cache.keys.forget_all(),
-                    Some(Hint::Presence) | None => {}
+            let mut look = false;
+            for heard in told.iter().filter_map(|told| self.cache.hints.understand(told)) {
+                match (heard.hint, heard.changes) {
+                    (Hint::Consents, Some(changes)) => {
+                        for change in changes {
+                            self.learn(change, learned);
+                        }
+                    }
+                    (Hint::Consents, None) => look = true,
+                    (Hint::Customers, _) => self.cache.consents.forget_unknown(),
+                    (Hint::Keys, _) => self.cache.keys.forget_all(),
+                    (Hint::Presence, _) => {}
                 }
             }
-            if consents {
-                return Ok(());
+            if look {
+                break;
             }
+        }
+        Ok(())
+    }
+
+    fn learn(&self, change: Change, learned: &mut impl FnMut(DateTime<Utc>)) {
+        if self.cache.consents.changed(change.customer_id, change.version) {
+            learned(change.changed_at);
         }
     }
 
@@ -128,9 +140,8 @@ impl Follower {
         let passed = position.newest;
         for entry in &entries {
             position.pass(entry)?;
-            if self.cache.consents.changed(entry.customer_id, entry.version) {
-                learned(entry.timestamp);
-            }
+            let FollowedEntry { customer_id, version, timestamp, .. } = *entry;
+            self.learn(Change { customer_id, version, changed_at: timestamp }, learned);
         }
         position.acquit();
         let new = entries.iter().filter(|entry| entry.audit_id > passed).count();

@@ -1,20 +1,26 @@
 //! What this replica tells the others as soon as it has changed something, so that they need not wait until they look.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::serde::ts_microseconds;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::freshness::Moment;
+use crate::domain::ConsentRecord;
 use crate::store::Store;
+use crate::store::following::Told;
 
 /// What has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// Consents: the trail says which.
+    /// Consents: some are named, or the trail says which.
     Consents,
     /// There are new customers.
     Customers,
@@ -41,8 +47,44 @@ impl Hint {
     }
 }
 
-/// Shorter than anybody would notice, long enough for what changes at the same time to be told together.
-const PAUSE: Duration = Duration::from_millis(1);
+/// A version of a customer's consent that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub customer_id: Uuid,
+    pub version: i32,
+    /// In Unix microseconds.
+    #[serde(with = "ts_microseconds")]
+    pub changed_at: DateTime<Utc>,
+}
+
+impl Change {
+    /// The one that made this consent what it is.
+    pub fn to(record: &ConsentRecord) -> Option<Self> {
+        let changed_at = record.consent_updated_at?;
+        Some(Self { customer_id: record.customer_id, version: record.version, changed_at })
+    }
+}
+
+/// What is sent on a hint's channel, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+struct Message {
+    /// The replica that tells.
+    by: Uuid,
+    /// All that has changed; absent where that is too much, or is not about consents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    changes: Option<Vec<Change>>,
+}
+
+/// What another replica has told.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Heard {
+    pub hint: Hint,
+    /// Of consents, all that have changed; where it is not known, the trail says which.
+    pub changes: Option<Vec<Change>>,
+}
+
+/// PostgreSQL takes less than 8,000 bytes; a change has 106 at most.
+const MAX_CHANGES: usize = 70;
 
 /// A replica that has told nothing for so long says that it is there.
 const SAY_EVERY: Duration = Duration::from_secs(1);
@@ -53,26 +95,28 @@ const PRESENT_FOR: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Hints {
     /// What this replica is called by the others. Chosen at random at each start.
-    replica: String,
-    bits: AtomicU8,
+    replica: Uuid,
+    untold: Mutex<Untold>,
     wake: Notify,
     /// A `Moment`: when another replica was heard last, or might have been there unheard.
     others: AtomicU64,
 }
 
+#[derive(Debug, Default)]
+struct Untold {
+    hints: u8,
+    /// No more than one past what is told of.
+    changes: Vec<Change>,
+}
+
 impl Hints {
     pub fn of_a_new_replica() -> Self {
         Self {
-            replica: Uuid::new_v4().to_string(),
-            bits: AtomicU8::new(0),
+            replica: Uuid::new_v4(),
+            untold: Mutex::default(),
             wake: Notify::new(),
             others: AtomicU64::new(Moment::now().to_bits()),
         }
-    }
-
-    /// Whether it was this replica which told.
-    pub fn are_told_by(&self, replica: &str) -> bool {
-        self.replica == replica
     }
 
     /// There are others, or it is not known that there are none.
@@ -85,15 +129,28 @@ impl Hints {
         Moment::now().since(Moment::from_bits(self.others.load(Acquire))) >= PRESENT_FOR
     }
 
+    fn untold(&self) -> MutexGuard<'_, Untold> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Costs next to nothing, and never waits.
     pub fn tell(&self, hint: Hint) {
+        self.untold().hints |= hint.bit();
+        self.wake.notify_one();
+    }
+
+    /// Tells of consents that have changed. Costs next to nothing, and never waits.
+    pub fn tell_of(&self, changes: impl Iterator<Item = Change>) {
         // A transaction for each change is a good part of what the change costs where there is one caller.
-        if hint == Hint::Consents && self.is_alone() {
+        if self.is_alone() {
             return;
         }
-        if self.bits.fetch_or(hint.bit(), AcqRel) & hint.bit() == 0 {
-            self.wake.notify_one();
-        }
+        let mut untold = self.untold();
+        let room = (MAX_CHANGES + 1).saturating_sub(untold.changes.len());
+        untold.changes.extend(changes.take(room));
+        untold.hints |= Hint::Consents.bit();
+        drop(untold);
+        self.wake.notify_one();
     }
 
     /// Tells the other replicas, for as long as it is polled.
@@ -101,19 +158,41 @@ impl Hints {
         let mut session = store.session();
         loop {
             if timeout(SAY_EVERY, self.wake.notified()).await.is_err() {
-                self.bits.fetch_or(Hint::Presence.bit(), AcqRel);
+                self.untold().hints |= Hint::Presence.bit();
             }
-            let bits = self.bits.swap(0, AcqRel);
-            let channels: Vec<&str> =
-                Hint::ALL.iter().filter(|hint| bits & hint.bit() != 0).map(|hint| hint.channel()).collect();
-            if channels.is_empty() {
+            let untold = std::mem::take(&mut *self.untold());
+            let messages = self.messages(untold);
+            if messages.is_empty() {
                 continue;
             }
-            if let Err(error) = session.tell(&channels, &self.replica).await {
+            if let Err(error) = session.tell(messages).await {
                 // The others look by themselves.
                 tracing::debug!(%error, "could not tell the other replicas of a change");
             }
-            sleep(PAUSE).await;
         }
+    }
+
+    fn messages(&self, Untold { hints, changes }: Untold) -> Vec<Told> {
+        let mut changes = Some(changes).filter(|changes| changes.len() <= MAX_CHANGES);
+        let told = |hint: &Hint| {
+            let changes = if *hint == Hint::Consents { changes.take() } else { None };
+            let message = Message { by: self.replica, changes };
+            let payload = serde_json::to_string(&message).expect("a message is JSON");
+            Told { channel: hint.channel().to_owned(), payload }
+        };
+        Hint::ALL.iter().filter(|hint| hints & hint.bit() != 0).map(told).collect()
+    }
+
+    /// What another replica meant; `None` for what this one has told itself.
+    pub fn understand(&self, told: &Told) -> Option<Heard> {
+        let hint = Hint::ALL.into_iter().find(|hint| hint.channel() == told.channel)?;
+        let changes = match serde_json::from_str::<Message>(&told.payload) {
+            Ok(message) if message.by == self.replica => return None,
+            Ok(message) => message.changes,
+            // Of another version of the service: what has changed can be read from the trail.
+            Err(_) => None,
+        };
+        self.presume_others();
+        Some(Heard { hint, changes })
     }
 }

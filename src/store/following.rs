@@ -28,21 +28,24 @@ pub struct FollowedEntry {
     pub timestamp: DateTime<Utc>,
 }
 
-/// What was told, and which replica told it.
+/// What a replica tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     pub channel: String,
-    pub by: String,
+    /// Less than 8,000 bytes.
+    pub payload: String,
 }
 
-pub async fn tell(connection: &mut PgConnection, channels: &[&str], by: &str) -> Result<(), Error> {
+pub async fn tell(connection: &mut PgConnection, told: &[Told]) -> Result<(), Error> {
+    let (channels, payloads): (Vec<_>, Vec<_>) =
+        told.iter().map(|told| (told.channel.as_str(), told.payload.as_str())).unzip();
     sqlx::query!(
         r#"
-        select set_config('synchronous_commit', 'off', true), pg_notify(channel, $2)
-        from unnest($1::text[]) as channel
+        select set_config('synchronous_commit', 'off', true), pg_notify(channel, payload)
+        from unnest($1::text[], $2::text[]) as told (channel, payload)
         "#,
         channels as _,
-        by,
+        payloads as _,
     )
     .fetch_all(connection)
     .await?;
@@ -84,7 +87,7 @@ impl Listener {
         heard.extend(std::iter::from_fn(|| self.0.next_buffered()));
         let told = |told: &sqlx::postgres::PgNotification| Told {
             channel: told.channel().to_owned(),
-            by: told.payload().to_owned(),
+            payload: told.payload().to_owned(),
         };
         Ok(heard.iter().map(told).collect())
     }

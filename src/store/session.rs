@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::following::Told;
 use super::{Store, consents, following, keys, no_answer};
 use crate::domain::{Authenticated, ConsentRecord, KeyHash};
 use crate::error::Error;
@@ -52,11 +53,11 @@ impl Session {
 
     /// Tells all who listen, this replica too. Nothing is lost by those who do not hear it, they look by themselves: so
     /// the disk is not waited for.
-    pub async fn tell(&mut self, channels: &[&'static str], by: &str) -> Result<(), Error> {
-        let (channels, by): (Arc<[_]>, Arc<str>) = (channels.into(), by.into());
+    pub async fn tell(&mut self, told: Vec<Told>) -> Result<(), Error> {
+        let told: Arc<[Told]> = told.into();
         self.run(|connection| {
-            let (channels, by) = (Arc::clone(&channels), Arc::clone(&by));
-            async move { following::tell(connection, &channels, &by).await }.boxed()
+            let told = Arc::clone(&told);
+            async move { following::tell(connection, &told).await }.boxed()
         })
         .await
     }

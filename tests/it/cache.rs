@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use consentd::cache::consents::Trust;
 use consentd::cache::freshness::Moment;
+use consentd::cache::hints::Change;
 use consentd::cache::{Bounds, Cache};
 use consentd::store::Store;
 use futures_util::FutureExt as _;
@@ -118,6 +120,89 @@ async fn changes_are_told_while_another_replica_is_there_and_not_to_nobody() {
     while is_told().await {
         assert!(since.elapsed() < PATIENCE, "it still tells of changes, and the other replica is gone");
     }
+}
+
+/// What is told next of consents.
+async fn told(hearing: &mut PgListener) -> Value {
+    let told = timeout(SOON, hearing.recv()).await.expect("something is told").expect("the session stands");
+    serde_json::from_str(told.payload()).expect("it is JSON")
+}
+
+#[tokio::test]
+async fn who_is_told_of_a_change_is_told_whose_it_is() {
+    let here = Service::start_following().await;
+    let customer = here.customer().await;
+    let mut hearing = PgListener::connect_with(&here.sql().await).await.expect("a session that listens");
+    hearing.listen("consentd_consents").await.expect("it listens");
+    here.put(customer, &images()).send().await.expect(201);
+    let record = here.consent(customer).await;
+    let made_at: DateTime<Utc> =
+        record["consent_updated_at"].as_str().expect("a time").parse().expect("a time");
+    assert_eq!(
+        told(&mut hearing).await["changes"],
+        json!([{"customer_id": customer, "version": 1, "changed_at": made_at.timestamp_micros()}])
+    );
+    // As many as a notification of PostgreSQL can hold; of more, the trail tells.
+    let change = Change { customer_id: customer, version: i32::MAX, changed_at: DateTime::<Utc>::MAX_UTC };
+    here.cache.hints.tell_of(vec![change; 70].into_iter());
+    assert_eq!(told(&mut hearing).await["changes"].as_array().map(Vec::len), Some(70));
+    here.cache.hints.tell_of(vec![change; 71].into_iter());
+    assert_eq!(told(&mut hearing).await.get("changes"), None);
+}
+
+#[tokio::test]
+async fn what_others_say_takes_away_and_never_grants() {
+    let service = Service::start_following().await;
+    let (held, withdrawn) = (service.customer().await, service.customer().await);
+    for customer in [held, withdrawn] {
+        service.put(customer, &images()).send().await.expect(201);
+    }
+    service.call("DELETE", &consent(withdrawn)).send().await.expect(200);
+    followed().await;
+    assert!(may_store_images(&service, held).await);
+    assert!(!may_store_images(&service, withdrawn).await);
+    let sql = service.sql().await;
+    let say = async |payload: String| {
+        sqlx::query("select pg_notify('consentd_consents', $1)")
+            .bind(payload)
+            .execute(&sql)
+            .await
+            .expect("it is said");
+    };
+    let change =
+        |customer: Uuid, version: i32| json!({"customer_id": customer, "version": version, "changed_at": 0});
+    let by = Uuid::new_v4();
+    let misses = || service.cache.consents.uses().misses;
+
+    // A newer version: the database is asked, and has the last word.
+    let before = misses();
+    say(json!({"by": by, "changes": [change(held, 2), change(withdrawn, 9), change(Uuid::new_v4(), 1)]})
+        .to_string())
+    .await;
+    let since = Instant::now();
+    while misses() == before {
+        assert!(since.elapsed() < SOON, "nothing was forgotten");
+        assert!(may_store_images(&service, held).await);
+    }
+    assert!(!may_store_images(&service, withdrawn).await);
+
+    // What is known already, and what nobody understands, costs nothing and breaks nothing.
+    followed().await;
+    assert!(may_store_images(&service, held).await);
+    let before = misses();
+    for payload in [
+        json!({"by": by, "changes": [change(held, 1), change(withdrawn, 1)]}).to_string(),
+        by.to_string(),
+        "{".repeat(7_000),
+        String::new(),
+    ] {
+        say(payload).await;
+    }
+    followed().await;
+    assert!(may_store_images(&service, held).await);
+    assert!(!may_store_images(&service, withdrawn).await);
+    assert_eq!(misses(), before, "the database was asked");
+    assert_eq!(service.sessions_ended(), 0);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::fold::{Fold, Step};
 use super::{Outcome, Request};
 use crate::cache::Cache;
-use crate::cache::hints::Hint;
+use crate::cache::hints::Change;
 use crate::domain::WriterKey;
 use crate::error::Error;
 use crate::ops::log::vouching;
@@ -149,6 +149,15 @@ enum Verdict {
     Answer(Result<Outcome, Error>),
     /// Somebody else holds the consent.
     Held,
+}
+
+impl Verdict {
+    fn outcome(&self) -> Option<&Outcome> {
+        match self {
+            Self::Answer(Ok(outcome)) => Some(outcome),
+            Self::Answer(Err(_)) | Self::Held => None,
+        }
+    }
 }
 
 /// Why a batch came to nothing.
@@ -297,13 +306,13 @@ impl Lane {
         match outcome {
             Ok(settled) => {
                 // A decision that changed nothing has seen what another replica made, which may not have been followed yet.
-                for verdict in &settled.verdicts {
-                    if let Verdict::Answer(Ok(outcome)) = verdict {
-                        consents.written(&outcome.record);
-                    }
+                let outcomes = || settled.verdicts.iter().filter_map(Verdict::outcome);
+                for outcome in outcomes() {
+                    consents.written(&outcome.record);
                 }
                 if settled.changes {
-                    self.cache.hints.tell(Hint::Consents);
+                    let changed = outcomes().filter(|outcome| outcome.changed);
+                    self.cache.hints.tell_of(changed.filter_map(|outcome| Change::to(&outcome.record)));
                 }
             }
             Err(Failure::Unknown(why)) => {
