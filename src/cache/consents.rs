@@ -107,8 +107,7 @@ impl Consents {
 
     /// The same for many customers, in their order; what is not in memory is looked up together.
     pub async fn known_of_all(&self, asked: &[(Uuid, i32)]) -> Result<Vec<Known>, Error> {
-        let mut known: Vec<Option<Known>> =
-            asked.iter().map(|(customer_id, version)| self.shelf.trusted(*customer_id, *version)).collect();
+        let mut known = self.shelf.trusted_of_all(asked);
         let missing: Vec<usize> = (0..known.len()).filter(|at| known[*at].is_none()).collect();
         if !missing.is_empty() {
             let customers = missing.iter().map(|at| asked[*at].0).collect();
@@ -230,31 +229,63 @@ impl Shelf {
         }
     }
 
-    /// What is held, and the session that counts, where memory was found fresh. In this order: whatever the follower had
-    /// caught up with then is in what is read after. What was read before may lack it, were the reader interrupted.
-    fn current(&self, customer_id: Uuid, now: Moment) -> Option<(Held, u32)> {
-        let session = self.freshness.is_fresh(now).then(|| self.freshness.session())?;
-        Some((self.read(customer_id)?, session))
+    /// The session that counts, where memory is fresh. To be asked before memory is read: whatever the follower had caught
+    /// up with then is in what is read after. What was read before may lack it, were the reader interrupted.
+    fn current_session(&self, now: Moment) -> Option<u32> {
+        self.freshness.is_fresh(now).then(|| self.freshness.session())
     }
 
     /// What is held and can be trusted like the database itself.
     fn trusted(&self, customer_id: Uuid, min_version: i32) -> Option<Known> {
         let now = Moment::now();
-        let known = self.current(customer_id, now).and_then(|(held, session)| {
-            if held.is_record(session) {
-                (held.version() >= min_version).then(|| Some(held.permissions(customer_id)))
-            } else {
-                let remembered = held.is_unknown(session, self.arrivals.load(Acquire), now, UNKNOWN_FOR);
-                (remembered && min_version == 0).then_some(None)
-            }
-        });
+        let session = self.current_session(now);
+        let known = session
+            .and_then(|session| self.trust(self.read(customer_id)?, session, now, customer_id, min_version));
         let count = if known.is_some() { &self.hits } else { &self.misses };
         count.fetch_add(1, Relaxed);
-        known.map(|record| Known { record, trust: Trust::Current })
+        known
+    }
+
+    /// The same for many, in their order.
+    fn trusted_of_all(&self, asked: &[(Uuid, i32)]) -> Vec<Option<Known>> {
+        let now = Moment::now();
+        let known: Vec<Option<Known>> = match self.current_session(now) {
+            None => vec![None; asked.len()],
+            Some(session) => {
+                let held = self.table.read_all(asked.iter().map(|(customer_id, _)| customer_id.as_u128()));
+                let each = asked.iter().zip(held);
+                each.map(|((customer_id, min_version), entry)| {
+                    self.trust(Held::unpack(entry?), session, now, *customer_id, *min_version)
+                })
+                .collect()
+            }
+        };
+        let hits = known.iter().filter(|known| known.is_some()).count();
+        self.hits.fetch_add(hits as u64, Relaxed);
+        self.misses.fetch_add((known.len() - hits) as u64, Relaxed);
+        known
+    }
+
+    fn trust(
+        &self,
+        held: Held,
+        session: u32,
+        now: Moment,
+        customer_id: Uuid,
+        min_version: i32,
+    ) -> Option<Known> {
+        let record = if held.is_record(session) {
+            (held.version() >= min_version).then(|| Some(held.permissions(customer_id)))
+        } else {
+            let remembered = held.is_unknown(session, self.arrivals.load(Acquire), now, UNKNOWN_FOR);
+            (remembered && min_version == 0).then_some(None)
+        }?;
+        Some(Known { record, trust: Trust::Current })
     }
 
     fn whole(&self, customer_id: Uuid, min_version: i32) -> Option<ConsentRecord> {
-        let (held, session) = self.current(customer_id, Moment::now())?;
+        let session = self.current_session(Moment::now())?;
+        let held = self.read(customer_id)?;
         let current = held.is_record(session) && held.version() >= min_version;
         current.then(|| held.whole(customer_id, &self.policies))?
     }
@@ -275,7 +306,7 @@ impl Shelf {
                 Ok(Known { record, trust: Trust::Current })
             }
             Err(Error::Unavailable(why)) => {
-                // Before memory is read, as in `current`.
+                // Before memory is read, as in `current_session`.
                 let trust =
                     if self.freshness.may_say_yes(Moment::now()) { Trust::Stale } else { Trust::Outdated };
                 let session = self.freshness.session();

@@ -67,8 +67,10 @@ proptest! {
             table.update(key(number + 1), never, |_| Update::Leave);
             prop_assert_eq!(table.len(), model.len());
         }
-        for number in 0..=400 {
+        let together = table.read_all((0..=400).map(key));
+        for (number, found) in (0..=400).zip(together) {
             prop_assert_eq!(table.read(key(number)), model.get(&number).copied());
+            prop_assert_eq!(found, model.get(&number).copied());
         }
     }
 
@@ -88,8 +90,11 @@ proptest! {
             prop_assert!(after <= PLACES);
         }
         let mut held = 0;
-        for number in 0..1500 {
-            if let Some(found) = table.read(key(number)) {
+        let together = table.read_all((0..1500).map(key));
+        for (number, together) in (0..1500).zip(together) {
+            let found = table.read(key(number));
+            prop_assert_eq!(together, found);
+            if let Some(found) = found {
                 prop_assert_eq!(Some(&found), model.get(&number));
                 held += 1;
             }
@@ -182,14 +187,20 @@ fn what_is_read_is_whole_and_never_older_than_what_was_read_before() {
                         }
                         let at = round % COUNTED;
                         let due = written[at].load(Acquire).max(last[at]);
-                        if let Some(entry) = table.read(counter(at)) {
+                        let number = round as u64 % COMING_AND_GOING;
+                        let (counter, key) = (counter(at), key(number));
+                        let [of_counter, of_key] = if round % 2 == 0 {
+                            [counter, key].map(|key| table.read(key))
+                        } else {
+                            table.read_all([counter, key].into_iter()).try_into().expect("two are read")
+                        };
+                        if let Some(entry) = of_counter {
                             assert_eq!(entry, [entry[0]; 6], "torn");
                             assert!(entry[0] >= due, "{} after {due}", entry[0]);
                             last[at] = entry[0];
                             found += 1;
                         }
-                        let number = round as u64 % COMING_AND_GOING;
-                        if let Some(entry) = table.read(key(number)) {
+                        if let Some(entry) = of_key {
                             assert_eq!(entry, [marked(number); 6], "torn, or of another key");
                         }
                     }

@@ -19,8 +19,11 @@ impl Dice {
     }
 
     pub fn choose<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        let length = items.len() as u64;
-        // The remainder is less than the length, which is a usize.
-        &items[usize::try_from(self.roll() % length).unwrap_or_default()]
+        &items[self.below(items.len())]
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        // The remainder is less than the bound, which is a usize.
+        usize::try_from(self.roll() % bound as u64).unwrap_or_default()
     }
 }

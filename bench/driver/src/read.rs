@@ -43,7 +43,10 @@ impl Plan {
             self.next.set(to);
             return (from < to).then(|| self.customers[from..to].iter().map(String::as_str).collect());
         }
-        Some((0..size).map(|_| dice.choose(&self.customers).as_str()).collect())
+        // Many of a call stand together in the list, and anywhere in the service: to gather them is not what is measured.
+        let size = size.min(self.customers.len());
+        let from = dice.below(self.customers.len() - size + 1);
+        Some(self.customers[from..from + size].iter().map(String::as_str).collect())
     }
 }
 
