@@ -20,7 +20,7 @@ use crate::store::following::Told;
 /// What has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// Consents: some are named, or the trail says which.
+    /// Consents: the trail says which, unless they are named.
     Consents,
     /// There are new customers.
     Customers,
@@ -105,7 +105,7 @@ pub struct Hints {
 #[derive(Debug, Default)]
 struct Untold {
     hints: u8,
-    /// No more than one past what is told of.
+    /// As many as fit; where `hints` has the consents, there are others too.
     changes: Vec<Change>,
 }
 
@@ -146,9 +146,13 @@ impl Hints {
             return;
         }
         let mut untold = self.untold();
-        let room = (MAX_CHANGES + 1).saturating_sub(untold.changes.len());
-        untold.changes.extend(changes.take(room));
-        untold.hints |= Hint::Consents.bit();
+        for change in changes {
+            if untold.changes.len() == MAX_CHANGES {
+                untold.hints |= Hint::Consents.bit();
+                break;
+            }
+            untold.changes.push(change);
+        }
         drop(untold);
         self.wake.notify_one();
     }
@@ -173,14 +177,18 @@ impl Hints {
     }
 
     fn messages(&self, Untold { hints, changes }: Untold) -> Vec<Told> {
-        let mut changes = Some(changes).filter(|changes| changes.len() <= MAX_CHANGES);
-        let told = |hint: &Hint| {
-            let changes = if *hint == Hint::Consents { changes.take() } else { None };
+        let told = |hint: Hint, changes| {
             let message = Message { by: self.replica, changes };
             let payload = serde_json::to_string(&message).expect("a message is JSON");
             Told { channel: hint.channel().to_owned(), payload }
         };
-        Hint::ALL.iter().filter(|hint| hints & hint.bit() != 0).map(told).collect()
+        let is_told = |hint: &Hint| hints & hint.bit() != 0;
+        let mut messages: Vec<_> =
+            Hint::ALL.into_iter().filter(is_told).map(|hint| told(hint, None)).collect();
+        if !changes.is_empty() && !is_told(&Hint::Consents) {
+            messages.push(told(Hint::Consents, Some(changes)));
+        }
+        messages
     }
 
     /// What another replica meant; `None` for what this one has told itself.

@@ -44,7 +44,6 @@ impl Plan {
             return (from < to).then(|| self.customers[from..to].iter().map(String::as_str).collect());
         }
         // Many of a call stand together in the list, and anywhere in the service: to gather them is not what is measured.
-        let size = size.min(self.customers.len());
         let from = dice.below(self.customers.len() - size + 1);
         Some(self.customers[from..from + size].iter().map(String::as_str).collect())
     }
@@ -98,6 +97,9 @@ pub async fn run(mut arguments: Arguments) -> Result<String, Failure> {
     };
     let time: Option<Duration> = arguments.seconds("seconds")?;
     arguments.finish()?;
+    if customers.len() < batch.unwrap_or(1) {
+        return Err("a call carries more checks than there are customers".into());
+    }
     let begin = Instant::now();
     let end = time.map(|time| begin + time);
     if end.is_none() && !once {

@@ -4,6 +4,8 @@
 //! What atomics and fences are, and how much there is of what, is said by the module around this one: `tests/model.rs` has
 //! a small one explored by loom, in each order that the memory model allows.
 
+use std::hint::black_box;
+
 use super::atomic::Ordering::{Acquire, Relaxed, Release};
 use super::atomic::{AtomicU64, fence};
 use super::hint::spin_loop;
@@ -74,8 +76,8 @@ impl Bucket<'_> {
     }
 
     /// Has a place fetched into the processor's caches.
-    pub fn touch(self, way: usize) -> u64 {
-        self.0[place(way)].load(Relaxed)
+    pub fn fetch(self, way: usize) {
+        black_box(self.0[place(way)].load(Relaxed));
     }
 
     /// The place of a key that has this tag, where no writer is at it.
