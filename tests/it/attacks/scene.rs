@@ -84,11 +84,12 @@ impl Scene {
     }
 
     /// Customers of the demo, each with about ten entries for which the service vouches.
+    /// The same histories whenever it runs: how many entries they have depends on the day on which they end.
     pub async fn load(&mut self, customers: u32, seed: u64) {
         let url = sqlx::ConnectOptions::to_url_lossy(&*self.service.sql().await.connect_options());
         let dir = self.service.outside.path().display();
         let command = format!(
-            "demo --database-url {url} --data-dir {dir} --customers {customers} --seed {seed} --append"
+            "demo --database-url {url} --data-dir {dir} --customers {customers} --seed {seed} --until 2026-06-30 --append"
         );
         let demo = Demo::parse_from(command.split_whitespace());
         demo::run(demo.args, self.service.now()).await.expect("the demo is loaded");
