@@ -211,12 +211,16 @@ fn said(output: &Output) -> String {
     out.into_owned()
 }
 
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    assert!(within_a_minute(holds).await, "after a minute still not: {what}");
+}
+
+async fn within_a_minute(mut holds: impl AsyncFnMut() -> bool) -> bool {
     for _ in 0..1200 {
         if holds().await {
-            return;
+            return true;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("after a minute still not: {what}");
+    false
 }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
-use super::eventually;
+use super::{eventually, within_a_minute};
 use crate::cluster::TestDatabase;
 
 pub struct Running {
@@ -160,12 +160,17 @@ impl Running {
     /// Waits for a line of the log that holds these words.
     pub async fn says(&self, words: &str) -> String {
         let mut found = None;
-        eventually(words, async || {
+        let said = within_a_minute(async || {
             let log = self.log.lock().expect("nobody panicked");
             found = log.lines().find(|line| line.contains(words)).map(str::to_owned);
             found.is_some()
         })
         .await;
+        assert!(
+            said,
+            "after a minute the log does not say {words:?}:\n{}",
+            self.log.lock().expect("nobody panicked")
+        );
         found.expect("it was waited for")
     }
 
