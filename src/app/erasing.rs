@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use sqlx::postgres::PgConnectOptions;
-use tokio::task::JoinHandle;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Database, clock, every};
@@ -20,6 +21,8 @@ use crate::store::erasure::{self, Vacuumed, vacuum};
 const INTERVAL: Duration = Duration::from_millis(200);
 /// Erasures come in bursts: the files are seen to when this has passed since the last one.
 const QUIET: Duration = Duration::from_secs(2);
+/// Pauses between attempts double up to this: a dump may go on for hours.
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
 /// Sees to it that the service's role can erase, where that is possible.
 pub async fn may_erase(store: &Store, database: &Database) -> Result<(), StartError> {
@@ -37,17 +40,23 @@ pub async fn may_erase(store: &Store, database: &Database) -> Result<(), StartEr
     Ok(())
 }
 
-/// Until it is time to stop: carries out what is sealed, and sees to the files once that is done.
+/// Until it is time to stop: carries out what is sealed, and rids the files of it.
 pub async fn erase(store: Store, owner: PgConnectOptions, stop: CancellationToken) {
-    let mut erased_at = None;
-    // It may have to wait for a verification, and no erasure waits for that.
-    let mut seen_to: Option<JoinHandle<()>> = None;
+    let erased = Notify::new();
+    // Beside each other: the files may have to wait for a verification, and no erasure waits for that.
+    tokio::select! {
+        () = carry_out_what_is_sealed(&store, &erased, &stop) => {}
+        () = rid_files(&owner, &erased) => {}
+    }
+}
+
+async fn carry_out_what_is_sealed(store: &Store, erased: &Notify, stop: &CancellationToken) {
     loop {
-        match carry_out(&store, clock()).await {
+        match carry_out(store, clock()).await {
             Ok(0) => {}
             Ok(erasures) => {
                 tracing::info!(erasures, "erased personal fields");
-                erased_at = Some(tokio::time::Instant::now());
+                erased.notify_one();
             }
             Err(error) => tracing::error!(
                 %error,
@@ -55,31 +64,46 @@ pub async fn erase(store: Store, owner: PgConnectOptions, stop: CancellationToke
                  member of vlaapi_eraser"
             ),
         }
-        let free = seen_to.as_ref().is_none_or(JoinHandle::is_finished);
-        if free && erased_at.is_some_and(|at| at.elapsed() >= QUIET) {
-            erased_at = None;
-            seen_to = Some(tokio::spawn(see_to_files(owner.clone())));
-        }
-        if !every(INTERVAL, &stop).await {
+        if !every(INTERVAL, stop).await {
             return;
         }
     }
 }
 
-async fn see_to_files(owner: PgConnectOptions) {
-    match vacuum(&owner).await {
-        Ok(Vacuumed::Rewritten) => tracing::info!("what was erased is gone from the tables' files"),
-        Ok(Vacuumed::Freed) => tracing::warn!(
-            "a table is too large to be written anew now, or is not its owner's, or a transaction that began before did \
-             not end: the files may hold what was erased until their free space is used again; as a superuser, in a \
-             quiet hour, run VACUUM (FULL, ANALYZE) on vlaapi.customer_consent_audit, audit_events and customers, and \
-             VACUUM FULL pg_statistic"
-        ),
-        Err(error) => tracing::warn!(
-            %error,
-            "what was erased is still in the tables' files: run VACUUM (FULL, ANALYZE) on \
-             customer_consent_audit, audit_events and customers as their owner, and VACUUM FULL pg_statistic"
-        ),
+/// Sees to the files after each burst of erasures, and again and again where something stands in the way.
+async fn rid_files(owner: &PgConnectOptions, erased: &Notify) {
+    loop {
+        erased.notified().await;
+        let mut pause = QUIET;
+        loop {
+            if timeout(pause, erased.notified()).await.is_ok() {
+                pause = QUIET;
+                continue;
+            }
+            match vacuum(owner).await {
+                Ok(Vacuumed::Rewritten) => {
+                    tracing::info!("what was erased is gone from the tables' files");
+                    break;
+                }
+                Ok(Vacuumed::Freed) => {
+                    tracing::warn!(
+                        "a table is too large to be written anew now, or belongs to somebody else: the files may hold \
+                         what was erased until their free space is used again. As a superuser, in a quiet hour, run \
+                         VACUUM (FULL, ANALYZE) on vlaapi.customer_consent_audit, audit_events and customers, and \
+                         VACUUM FULL pg_statistic"
+                    );
+                    break;
+                }
+                Err(error) => {
+                    pause = (2 * pause).min(LONGEST_PAUSE);
+                    tracing::warn!(
+                        %error,
+                        again_in_seconds = pause.as_secs(),
+                        "what was erased is still in the tables' files; it is tried again"
+                    );
+                }
+            }
+        }
     }
 }
 

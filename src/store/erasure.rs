@@ -314,18 +314,38 @@ const SMALL: i64 = 64 << 20;
 pub enum Vacuumed {
     /// Every table was written anew: nothing is left in its files.
     Rewritten,
-    /// A table is too large to be locked for that, or is not the owner's, or a transaction from before went on for too long:
-    /// the files may hold remnants until their free space is used again.
+    /// A table is too large to be locked for that, or belongs to somebody else: the files may hold remnants until their
+    /// free space is used again.
     Freed,
 }
 
-/// How long the transactions are waited for that run since before an erasure.
+/// How long those are waited for who see old versions of rows.
 const OUTLASTED: Duration = Duration::from_secs(30);
+const ASKED_EVERY: Duration = Duration::from_millis(50);
+
+/// Verifications keep the files as they are for as long as they read, and none begins from now on; one replica sees to the
+/// files at a time.
+async fn outlast_verifications(connection: &mut PgConnection) -> Result<(), Error> {
+    let since = Instant::now();
+    while since.elapsed() < OUTLASTED {
+        // Not waited for within a statement: see `verification::snapshot`.
+        let over = sqlx::query_scalar!(
+            r#"select pg_try_advisory_lock(hashtextextended('consentd files', 0)) as "over!""#
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        if over {
+            return Ok(());
+        }
+        sleep(ASKED_EVERY).await;
+    }
+    Err(Error::Conflict("a verification goes on, or another replica sees to the files"))
+}
 
 /// Every snapshot, however short and new, keeps for a moment what the oldest transaction of the cluster may still see, and
 /// one that was taken before the erasure, by whoever reads or analyzes in this database, for as long as it is held; a table
-/// that is written anew just then takes old versions of rows along. Answers whether they are all over.
-async fn outlast_transactions(connection: &mut PgConnection) -> Result<bool, Error> {
+/// that is written anew just then takes old versions of rows along. An error: they are not all over by then.
+async fn outlast_transactions(connection: &mut PgConnection) -> Result<(), Error> {
     let newest = sqlx::query_scalar!(r#"select pg_snapshot_xmax(pg_current_snapshot())::text as "newest!""#)
         .fetch_one(&mut *connection)
         .await?;
@@ -344,62 +364,60 @@ async fn outlast_transactions(connection: &mut PgConnection) -> Result<bool, Err
         .fetch_one(&mut *connection)
         .await?;
         if over {
-            return Ok(true);
+            return Ok(());
         }
-        sleep(Duration::from_millis(50)).await;
+        sleep(ASKED_EVERY).await;
     }
-    Ok(false)
+    Err(Error::Conflict("a transaction that began before goes on (pg_stat_activity has it)"))
 }
 
 /// Makes what was erased go from the tables' files too, as their owner. `VACUUM` alone frees the space and leaves the bytes
 /// where they are until something is written over them; `VACUUM FULL` writes the table anew, and locks it meanwhile.
 /// The planner keeps values too, the frequent ones of each column: they are taken anew, and their table written anew.
+/// An error: something stood in the way, a transaction or a lock, and what was erased may all be there still.
 pub async fn vacuum(owner: &PgConnectOptions) -> Result<Vacuumed, Error> {
     let mut connection =
-        owner.clone().options([("lock_timeout", "0"), ("statement_timeout", "0")]).connect().await?;
-    // Waits for verifications, which see old versions of rows.
-    sqlx::query!("select pg_advisory_lock(hashtextextended('consentd files', 0))")
-        .fetch_one(&mut connection)
-        .await?;
-    let outlasted = outlast_transactions(&mut connection).await?;
-    sqlx::raw_sql("set lock_timeout = '2s'").execute(&mut connection).await?;
-    let mut all_rewritten = true;
+        owner.clone().options([("lock_timeout", "2s"), ("statement_timeout", "0")]).connect().await?;
+    // Whoever owns neither would be refused, mostly by a warning alone.
+    let owns = sqlx::query!(
+        r#"
+        select pg_has_role(current_user, relowner, 'usage') as "tables!",
+          pg_has_role(current_user, datdba, 'usage') as "database!"
+        from pg_class, pg_database
+        where pg_class.oid = 'vlaapi.customer_consent_audit'::regclass and datname = current_database()
+        "#
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    if !owns.tables {
+        return Ok(Vacuumed::Freed);
+    }
+    outlast_verifications(&mut connection).await?;
+    outlast_transactions(&mut connection).await?;
+    let mut all_small = true;
     for table in ["vlaapi.customer_consent_audit", "vlaapi.audit_events", "vlaapi.customers"] {
         let size = sqlx::query_scalar!(r#"select pg_table_size($1::text::regclass) as "size!""#, table)
             .fetch_one(&mut connection)
             .await?;
-        let full = size < SMALL
-            && sqlx::raw_sql(AssertSqlSafe(format!("vacuum (full, analyze) {table}")))
-                .execute(&mut connection)
-                .await
-                .is_ok();
-        if !full {
-            sqlx::raw_sql(AssertSqlSafe(format!("vacuum (analyze) {table}")))
-                .execute(&mut connection)
-                .await?;
-            all_rewritten = false;
-        }
+        let small = size < SMALL;
+        all_small &= small;
+        let how = if small { "full, analyze" } else { "analyze" };
+        sqlx::raw_sql(AssertSqlSafe(format!("vacuum ({how}) {table}"))).execute(&mut connection).await?;
     }
-    if !all_rewritten {
-        // Indexes hold values too, and can be written anew without a lock that anybody would notice.
+    if owns.database {
+        // What the planner kept is replaced by the analyses just now, and by whoever began before them it can still be read.
+        outlast_transactions(&mut connection).await?;
+        sqlx::raw_sql("vacuum full pg_catalog.pg_statistic").execute(&mut connection).await?;
+    }
+    if !all_small {
+        // Indexes hold values too, and can be written anew without a lock that anybody would notice. One that is given up
+        // leaves a half-made index behind.
+        sqlx::raw_sql("set lock_timeout = 0").execute(&mut connection).await?;
         for index in ["changed_by", "ip_address"] {
             let statement = format!("reindex index concurrently vlaapi.customer_consent_audit_{index}_idx");
             sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
         }
     }
-    // To whoever does not own the database, this is refused by a warning alone.
-    let owns = sqlx::query_scalar!(
-        r#"
-        select pg_has_role(current_user, datdba, 'usage') as "owns!" from pg_database where datname = current_database()
-        "#
-    )
-    .fetch_one(&mut connection)
-    .await?;
-    // What the planner kept is replaced by the analyses just now, and by whoever began before them it can still be read.
-    let statistics_rewritten = owns
-        && outlast_transactions(&mut connection).await?
-        && sqlx::raw_sql("vacuum full pg_catalog.pg_statistic").execute(&mut connection).await.is_ok();
     connection.close().await?;
-    let nothing_left = outlasted && all_rewritten && statistics_rewritten;
-    Ok(if nothing_left { Vacuumed::Rewritten } else { Vacuumed::Freed })
+    Ok(if owns.database && all_small { Vacuumed::Rewritten } else { Vacuumed::Freed })
 }

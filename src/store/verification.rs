@@ -1,8 +1,11 @@
 //! What verification reads beside the log itself, in one snapshot.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::Store;
@@ -14,9 +17,15 @@ use crate::error::Error;
 pub async fn snapshot(options: &PgConnectOptions) -> Result<PgConnection, Error> {
     let mut connection =
         options.clone().options([("statement_timeout", "0"), ("lock_timeout", "0")]).connect().await?;
-    sqlx::query!("select pg_advisory_lock_shared(hashtextextended('consentd files', 0))")
-        .fetch_one(&mut connection)
-        .await?;
+    // Asked for again and again: a statement that waited for it would itself be a reader from before, whom the holder outlasts.
+    while !sqlx::query_scalar!(
+        r#"select pg_try_advisory_lock_shared(hashtextextended('consentd files', 0)) as "locked!""#
+    )
+    .fetch_one(&mut connection)
+    .await?
+    {
+        sleep(Duration::from_millis(50)).await;
+    }
     sqlx::raw_sql("begin isolation level repeatable read read only").execute(&mut connection).await?;
     Ok(connection)
 }

@@ -1,15 +1,15 @@
 //! What was erased is nowhere: not in a dump, not in the tables' files.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use consentd::postgres::programs::Programs;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgPool};
 
-use super::prove;
-use super::running::Running;
+use super::running::{Running, logins};
+use super::{eventually, program, prove, said};
 use crate::cluster::database;
 
 fn dump(url: &str) -> String {
@@ -18,6 +18,17 @@ fn dump(url: &str) -> String {
     let output = Command::new(program).arg(format!("--dbname={url}")).output().expect("pg_dump starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("a dump is text")
+}
+
+/// Where the database's files are.
+async fn directory(pool: &PgPool) -> PathBuf {
+    let (data, oid): (String, String) = sqlx::query_as(
+        "select current_setting('data_directory'), oid::text from pg_database where datname = current_database()",
+    )
+    .fetch_one(pool)
+    .await
+    .expect("where the files are");
+    Path::new(&data).join("base").join(oid)
 }
 
 /// The files of a directory that hold these bytes.
@@ -60,13 +71,7 @@ async fn what_was_erased_is_gone_from_dumps_and_from_the_files_of_the_database()
     let by_others =
         "update vlaapi.customers set customer_metadata = '{\"note\": \"canary-metadata\"}'; analyze";
     sqlx::raw_sql(by_others).execute(&pool).await.unwrap();
-    let (data, oid): (String, String) = sqlx::query_as(
-        "select current_setting('data_directory'), oid::text from pg_database where datname = current_database()",
-    )
-    .fetch_one(&pool)
-    .await
-    .unwrap();
-    let files = Path::new(&data).join("base").join(oid);
+    let files = directory(&pool).await;
     let url = database.owner.to_url_lossy().to_string();
     let canaries = [
         "canary-mail",
@@ -100,5 +105,79 @@ async fn what_was_erased_is_gone_from_dumps_and_from_the_files_of_the_database()
     }
     let key = running.get("/.well-known/consentd-audit.vkey").await.trim().parse().unwrap();
     assert!(prove(&issued, &[key]).opened.iter().any(|(_, value)| value == "canary-person"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_files_are_seen_to_again_when_somebody_stood_in_the_way() {
+    let database = database().await;
+    let data_dir = tempfile::tempdir().unwrap();
+    let running = Running::start(&database, data_dir.path(), &[]).await;
+    let customer = running.customer("canary-mail@example.com").await;
+    running.change(customer).await;
+    let pool = PgPool::connect_with(database.owner.clone()).await.unwrap();
+
+    let mut in_the_way = pool.begin().await.unwrap();
+    let lock = "lock table vlaapi.customers in access share mode";
+    sqlx::raw_sql(lock).execute(&mut *in_the_way).await.unwrap();
+    let (status, _) = running.erase(customer).await;
+    assert_eq!(status, 200);
+    running.says("what was erased is still in the tables' files; it is tried again").await;
+    sqlx::raw_sql("checkpoint").execute(&pool).await.unwrap();
+    let files = directory(&pool).await;
+    assert!(!holding(&files, b"canary-mail").is_empty(), "the table could not be written anew");
+
+    in_the_way.rollback().await.unwrap();
+    running.says("what was erased is gone from the tables' files").await;
+    sqlx::raw_sql("checkpoint").execute(&pool).await.unwrap();
+    for canary in ["canary-mail", "canary-reason", "canary-company"] {
+        assert_eq!(holding(&files, canary.as_bytes()), [""; 0], "{canary}");
+    }
+    running.stop().await;
+}
+
+async fn is_true(pool: &PgPool, query: &'static str) -> bool {
+    sqlx::query_scalar(query).fetch_one(pool).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_verification_that_waits_for_the_files_does_not_hold_them_up() {
+    let database = database().await;
+    let data_dir = tempfile::tempdir().unwrap();
+    let running = Running::start(&database, data_dir.path(), &[]).await;
+    let customer = running.customer("canary-mail@example.com").await;
+    running.change(customer).await;
+    let (status, _) = running.erase(customer).await;
+    assert_eq!(status, 200);
+
+    let pool = PgPool::connect_with(database.owner.clone()).await.unwrap();
+    // While it goes on, every snapshot is of a time before the files are seen to.
+    let mut from_before = pool.begin().await.unwrap();
+    sqlx::raw_sql("select pg_current_xact_id()").execute(&mut *from_before).await.unwrap();
+    eventually("the files are seen to", async || {
+        is_true(
+            &pool,
+            "select exists (select from pg_locks join pg_database on pg_database.oid = database
+             where datname = current_database() and locktype = 'advisory' and mode = 'ExclusiveLock' and granted)",
+        )
+        .await
+    })
+    .await;
+    let mut verify = program(data_dir.path(), &["audit", "verify"]);
+    verify.envs(logins(&database.service, &database.owner)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let verify = verify.spawn().expect("the program starts");
+    eventually("a verification waits for the files", async || {
+        is_true(
+            &pool,
+            "select exists (select from pg_stat_activity
+             where datname = current_database() and query like 'select pg_%advisory_lock_shared(%')",
+        )
+        .await
+    })
+    .await;
+    from_before.rollback().await.unwrap();
+    running.says("what was erased is gone from the tables' files").await;
+    assert_eq!(running.said("it is tried again"), None);
+    said(&verify.wait_with_output().unwrap());
     running.stop().await;
 }

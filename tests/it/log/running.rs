@@ -157,12 +157,17 @@ impl Running {
         (status, serde_json::from_str(&text).expect("JSON"))
     }
 
+    /// The first line of the log so far that holds these words.
+    pub fn said(&self, words: &str) -> Option<String> {
+        let log = self.log.lock().expect("nobody panicked");
+        log.lines().find(|line| line.contains(words)).map(str::to_owned)
+    }
+
     /// Waits for a line of the log that holds these words.
     pub async fn says(&self, words: &str) -> String {
         let mut found = None;
         let said = within_a_minute(async || {
-            let log = self.log.lock().expect("nobody panicked");
-            found = log.lines().find(|line| line.contains(words)).map(str::to_owned);
+            found = self.said(words);
             found.is_some()
         })
         .await;
