@@ -166,11 +166,11 @@ async fn a_download_is_to_the_byte_what_its_entries_say() {
 
 #[tokio::test]
 async fn a_reader_who_does_not_read_holds_no_connection_and_is_waited_for() {
-    let service = with_entries(4500).await;
+    let service = with_entries(17_000).await;
     let mut export = begin(&service).await.into_body();
     let first = export.frame().await.expect("something").expect("it arrives").into_data().expect("lines");
     let read = first.lines().count();
-    // The next page is read ahead, and then the connections are idle.
+    // The next pages are read ahead, and then the connections are idle.
     let (_, reads) = service.store.pools()[0];
     let mut waited = 0;
     while reads.num_idle() < usize::try_from(reads.size()).expect("few") {
@@ -186,7 +186,20 @@ async fn a_reader_who_does_not_read_holds_no_connection_and_is_waited_for() {
     .await
     .expect("a count");
     assert_eq!(open, 0);
-    assert_eq!(read + lines(export).await, 4500);
+    assert_eq!(read + lines(export).await, 17_000);
+}
+
+#[tokio::test]
+async fn an_export_that_cannot_go_on_is_never_taken_for_a_whole_one() {
+    let service = with_entries(17_000).await;
+    let mut export = begin(&service).await.into_body();
+    export.frame().await.expect("something").expect("it arrives");
+    // What is read ahead is less than the rest.
+    sqlx::raw_sql("alter table vlaapi.customer_consent_audit rename to out_of_reach")
+        .execute(&service.sql().await)
+        .await
+        .expect("the owner may");
+    assert!(export.collect().await.is_err(), "it is broken off");
 }
 
 #[tokio::test]

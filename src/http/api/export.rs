@@ -11,6 +11,7 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
@@ -20,10 +21,10 @@ use crate::error::Error;
 use crate::http::AppState;
 use crate::http::problem::Problem;
 use crate::store::Store;
-use crate::store::audit::AuditFilter;
+use crate::store::audit::{AuditFilter, Position};
 use crate::store::export::{Moment, RawEntry, RawPage, RawState};
 
-/// Entries of a page, of which two are in memory at once: enough to keep the database busy while they are written.
+/// Entries of a page, of which three are in memory at once: enough to keep the database busy while they are written.
 const PAGE: usize = 4000;
 /// Entries that are written at a stretch: a millisecond or two, which others on this core wait.
 const STRETCH: usize = 500;
@@ -92,50 +93,62 @@ pub async fn export(state: &AppState, filter: AuditFilter, format: Format) -> Re
     Ok(([(CONTENT_TYPE, kind), (CONTENT_DISPOSITION, name)], body).into_response())
 }
 
-/// The pages of an export, of which one is always read while the one before it is written and sent.
+/// The pages of an export: one is written and sent, another waits for that, and a third is read.
 struct Pages {
-    store: Store,
-    filter: AuditFilter,
     page: RawPage,
     /// How many entries of the page are written.
     written: usize,
-    /// In a task of its own: it gives its connection back when the page is read, however slowly the reader takes the
-    /// one before, and ends with the export.
-    next: Option<AbortOnDropHandle<Result<RawPage, Error>>>,
+    next: mpsc::Receiver<RawPage>,
+    /// A task of its own, which ends with the export: a connection is given back as soon as its page is read, however
+    /// slowly somebody takes the pages before it.
+    reading: AbortOnDropHandle<Result<(), Error>>,
 }
 
 impl Pages {
     async fn begin(store: Store, filter: AuditFilter) -> Result<Self, Error> {
         let page = store.raw_audit_entries(&filter, None, PAGE).await?;
-        let mut pages = Self { store, filter, page, written: 0, next: None };
-        pages.read_ahead()?;
-        Ok(pages)
+        let end = end(&page)?;
+        let (read, next) = mpsc::channel(1);
+        let reading = AbortOnDropHandle::new(tokio::spawn(read_below(end, store, filter, read)));
+        Ok(Self { page, written: 0, next, reading })
     }
 
     async fn next_stretch(&mut self, format: Format) -> Result<Option<Vec<u8>>, Error> {
         if self.written == self.page.len() {
-            let Some(next) = self.next.take() else {
+            let Some(next) = self.next.recv().await else {
+                // Whether there is no more, or it went wrong: half a trail is not to be taken for a whole one.
+                (&mut self.reading).await.map_err(|error| Error::Internal(error.to_string()))??;
                 return Ok(None);
             };
-            self.page = next.await.map_err(|error| Error::Internal(error.to_string()))??;
+            self.page = next;
             self.written = 0;
-            self.read_ahead()?;
         }
         let places = self.written..self.page.len().min(self.written + STRETCH);
         self.written = places.end;
         Ok(Some(format.write(&self.page, places)?).filter(|bytes| !bytes.is_empty()))
     }
+}
 
-    fn read_ahead(&mut self) -> Result<(), Error> {
-        let full = self.page.len() == PAGE;
-        if let Some(before) = self.page.end()?.filter(|_| full) {
-            let (store, filter) = (self.store.clone(), self.filter.clone());
-            self.next = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                store.raw_audit_entries(&filter, Some(before), PAGE).await
-            })));
+/// Page after page, while there are more and somebody wants them.
+async fn read_below(
+    mut end: Option<Position>,
+    store: Store,
+    filter: AuditFilter,
+    read: mpsc::Sender<RawPage>,
+) -> Result<(), Error> {
+    while let Some(before) = end {
+        let page = store.raw_audit_entries(&filter, Some(before), PAGE).await?;
+        end = self::end(&page)?;
+        if read.send(page).await.is_err() {
+            break;
         }
-        Ok(())
     }
+    Ok(())
+}
+
+/// Where a page ends, below which there may be another.
+fn end(page: &RawPage) -> Result<Option<Position>, Error> {
+    if page.len() == PAGE { page.end() } else { Ok(None) }
 }
 
 /// To the byte as serde writes an [`AuditEntry`](crate::domain::AuditEntry).
