@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Database, clock, every};
 use crate::config::audit;
-use crate::error::StartError;
+use crate::error::{Error, StartError};
 use crate::ops::erasure::{Retention, carry_out};
 use crate::ops::log::LogKeys;
 use crate::store::Store;
@@ -78,33 +78,30 @@ async fn rid_files(owner: &PgConnectOptions, erased: &Notify) {
         loop {
             if timeout(pause, erased.notified()).await.is_ok() {
                 pause = QUIET;
-                continue;
-            }
-            match vacuum(owner).await {
-                Ok(Vacuumed::Rewritten) => {
-                    tracing::info!("what was erased is gone from the tables' files");
-                    break;
-                }
-                Ok(Vacuumed::Freed) => {
-                    tracing::warn!(
-                        "a table is too large to be written anew now, or belongs to somebody else: the files may hold \
-                         what was erased until their free space is used again. As a superuser, in a quiet hour, run \
-                         VACUUM (FULL, ANALYZE) on vlaapi.customer_consent_audit, audit_events and customers, and \
-                         VACUUM FULL pg_statistic"
-                    );
-                    break;
-                }
-                Err(error) => {
-                    pause = (2 * pause).min(LONGEST_PAUSE);
-                    tracing::warn!(
-                        %error,
-                        again_in_seconds = pause.as_secs(),
-                        "what was erased is still in the tables' files; it is tried again"
-                    );
-                }
+            } else if let Err(error) = see_to_files(owner).await {
+                pause = (2 * pause).min(LONGEST_PAUSE);
+                tracing::warn!(
+                    %error,
+                    again_in_seconds = pause.as_secs(),
+                    "what was erased is still in the tables' files; it is tried again"
+                );
+            } else {
+                break;
             }
         }
     }
+}
+
+async fn see_to_files(owner: &PgConnectOptions) -> Result<(), Error> {
+    match vacuum(owner).await? {
+        Vacuumed::Rewritten => tracing::info!("what was erased is gone from the tables' files"),
+        Vacuumed::Freed => tracing::warn!(
+            "a table is too large to be written anew now, or belongs to somebody else: the files may hold what was \
+             erased until their free space is used again. As a superuser, in a quiet hour, run VACUUM (FULL, ANALYZE) \
+             on vlaapi.customer_consent_audit, audit_events and customers, and VACUUM FULL pg_statistic"
+        ),
+    }
+    Ok(())
 }
 
 /// Once an hour: fields that have reached their age.

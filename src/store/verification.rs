@@ -17,7 +17,8 @@ use crate::error::Error;
 pub async fn snapshot(options: &PgConnectOptions) -> Result<PgConnection, Error> {
     let mut connection =
         options.clone().options([("statement_timeout", "0"), ("lock_timeout", "0")]).connect().await?;
-    // Asked for again and again: a statement that waited for it would itself be a reader from before, whom the holder outlasts.
+    // Asked for again and again: a statement that waited for it would itself be a reader from before, and those are what
+    // the holder outlasts.
     while !sqlx::query_scalar!(
         r#"select pg_try_advisory_lock_shared(hashtextextended('consentd files', 0)) as "locked!""#
     )
