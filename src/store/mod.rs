@@ -6,10 +6,12 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Postgres, Row as _, Transaction};
 use tokio::time::timeout;
 
+use self::chain::Chain;
 use self::session::Session;
 use crate::error::Error;
 
 pub mod audit;
+pub mod chain;
 pub mod consents;
 pub mod customers;
 pub mod demo;
@@ -79,6 +81,11 @@ impl Store {
         within(ACQUIRE_TIMEOUT, self.session_options().connect()).await
     }
 
+    /// The same, for transactions one after the other.
+    pub async fn chain(&self) -> sqlx::Result<Chain> {
+        Ok(Chain::on(self.connect().await?))
+    }
+
     /// The few statements of such a session find rows by their keys, however many: planning them for each number of keys
     /// takes longer than they do.
     fn session_options(&self) -> PgConnectOptions {
@@ -105,12 +112,6 @@ impl Store {
         self.writes.close().await;
         self.reads.close().await;
     }
-}
-
-/// A transaction on such a session. One that ended while it lay idle, or that does not answer, is noticed here, before
-/// anything was done in it.
-pub async fn begin_on(session: &mut PgConnection) -> sqlx::Result<Transaction<'_, Postgres>> {
-    within(ACQUIRE_TIMEOUT, session.begin()).await
 }
 
 /// What takes longer counts as not answered.

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::cluster::OwnCluster;
+use crate::log::eventually;
 use crate::service::Service;
 
 type Outcomes = Vec<Result<Outcome, Error>>;
@@ -490,13 +491,44 @@ async fn without_a_key_nothing_is_vouched_for_and_nothing_queued() {
     assert_eq!(vouched, [None]);
 }
 
-async fn sessions_in_transactions(connection: &mut PgConnection) -> i64 {
+/// Sessions that wait for their client inside a transaction which has written or locked something.
+async fn sessions_that_hold_something(connection: &mut PgConnection) -> i64 {
     sqlx::query_scalar(
-        "select count(*) from pg_stat_activity where state like 'idle in transaction%' and pid <> pg_backend_pid()",
+        "select count(*) from pg_stat_activity where state like 'idle in transaction%' and backend_xid is not null",
     )
     .fetch_one(connection)
     .await
     .expect("a count")
+}
+
+#[tokio::test]
+async fn a_session_that_ended_between_two_writes_is_found_by_the_second() {
+    let scene = Scene::start().await;
+    let [customer] = scene.customers().await;
+    let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+                 where datname = current_database() and state = 'idle in transaction'";
+    for n in 1..=20 {
+        assert_eq!(version(&scene.writer.submit(scene.put(customer, n)).await), n);
+        let ended: i64 = sqlx::query_scalar(ended).fetch_one(&scene.pool).await.unwrap();
+        assert_eq!(ended, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_lane_holds_nothing_between_two_writes_and_is_in_no_transaction_soon_after() {
+    let scene = Scene::start().await;
+    let [customer] = scene.customers().await;
+    let mut connection = scene.pool.acquire().await.unwrap();
+    let refused = scene.writer.submit(scene.put(Uuid::new_v4(), "nobody")).await;
+    assert!(matches!(refused, Err(Error::UnknownCustomer)), "{refused:?}");
+    assert_eq!(sessions_that_hold_something(&mut connection).await, 0);
+    assert_eq!(version(&scene.writer.submit(scene.put(customer, "a")).await), 1);
+    assert_eq!(sessions_that_hold_something(&mut connection).await, 0);
+    let resting = "select not exists (select from pg_stat_activity \
+                   where datname = current_database() and state like 'idle in transaction%')";
+    eventually("the lane rests", async || sqlx::query_scalar(resting).fetch_one(&scene.pool).await.unwrap())
+        .await;
+    assert_eq!(version(&scene.writer.submit(scene.put(customer, "b")).await), 2);
 }
 
 #[tokio::test]
@@ -519,6 +551,6 @@ async fn a_database_that_went_and_came_back_is_found_by_the_next_write() {
     cluster.start_again().await;
     assert_eq!(version(&scene.writer.submit(scene.put(customer, "c")).await), 3);
     let mut connection = scene.service.sql().await.acquire().await.unwrap().detach();
-    assert_eq!(sessions_in_transactions(&mut connection).await, 0);
+    assert_eq!(sessions_that_hold_something(&mut connection).await, 0);
     cluster.stop().await;
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::PgConnection;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -27,8 +27,9 @@ use crate::cache::hints::Change;
 use crate::domain::WriterKey;
 use crate::error::Error;
 use crate::ops::log::vouching;
+use crate::store::Store;
+use crate::store::chain::Chain;
 use crate::store::consents::{self, Locked, NewEntry};
-use crate::store::{self, Store};
 
 /// How many decisions may wait in a lane; the next one is told at once to come back.
 const QUEUE: usize = 1024;
@@ -38,6 +39,8 @@ const BATCH: usize = 500;
 const HELD_FOR: Duration = Duration::from_secs(1);
 /// Between two tries where there is nothing else to do.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long a session stays in a transaction in which nothing is done.
+const BEGUN_FOR: Duration = Duration::from_millis(100);
 /// A little longer than the database lets a statement take: a session that says nothing for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(6);
 
@@ -129,7 +132,7 @@ struct Lane {
     store: Store,
     cache: Arc<Cache>,
     key: Option<WriterKey>,
-    session: Option<PgConnection>,
+    session: Option<Chain>,
     queue: mpsc::Receiver<Item>,
     /// The queue is closed, and nothing is left in it.
     drained: bool,
@@ -215,9 +218,21 @@ impl Lane {
                 }
                 () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
                 () = sleep(PAUSE), if held => return Some(batch),
+                () = sleep(BEGUN_FOR), if !held && self.session.as_ref().is_some_and(Chain::is_begun) => {
+                    self.rest().await;
+                }
             }
         }
         None
+    }
+
+    /// A session that is in no transaction surprises nobody who looks at the database.
+    async fn rest(&mut self) {
+        if let Some(mut session) = self.session.take()
+            && session.rest().await.is_ok()
+        {
+            self.session = Some(session);
+        }
     }
 
     async fn work(&mut self, batch: Vec<Item>) {
@@ -255,12 +270,12 @@ impl Lane {
             }
         }
         let unavailable = |error: sqlx::Error| Failure::Unavailable(error.to_string());
-        let session = self.store.connect().await.map_err(unavailable)?;
+        let session = self.store.chain().await.map_err(unavailable)?;
         self.attempt_on(session, batch).await
     }
 
     /// Keeps the session only if its transaction has ended: with one that is closed everything ends that was begun on it.
-    async fn attempt_on(&mut self, mut session: PgConnection, batch: &[Item]) -> Result<Settled, Failure> {
+    async fn attempt_on(&mut self, mut session: Chain, batch: &[Item]) -> Result<Settled, Failure> {
         let transaction = AssertUnwindSafe(transact(&mut session, self.key.as_ref(), batch)).catch_unwind();
         match timeout(PATIENCE, transaction).await {
             Ok(Ok(outcome)) => {
@@ -339,16 +354,22 @@ impl Lane {
 }
 
 /// A batch, in one transaction.
-async fn transact(
-    session: &mut PgConnection,
-    key: Option<&WriterKey>,
-    batch: &[Item],
-) -> Result<Settled, Failure> {
-    let not_begun = |error: sqlx::Error| Failure::NotBegun(error.to_string());
-    let mut transaction = store::begin_on(session).await.map_err(not_begun)?;
-    match fold(&mut transaction, key, batch).await {
+async fn transact(session: &mut Chain, key: Option<&WriterKey>, batch: &[Item]) -> Result<Settled, Failure> {
+    let mut wanted = BTreeMap::new();
+    for item in batch {
+        *wanted.entry(item.request.customer_id).or_insert(0) += 1;
+    }
+    let lay_idle = session.is_begun();
+    session.begin().await.map_err(|error| Failure::NotBegun(error.to_string()))?;
+    let outcome = match lock(session.as_mut(), &wanted).await {
+        Ok((locked, held)) => fold(session.as_mut(), key, batch, locked, &held).await,
+        // Nothing is written so far, and the session may have ended while it lay idle.
+        Err(Failure::Unavailable(why)) if lay_idle => return Err(Failure::NotBegun(why)),
+        Err(failure) => Err(failure),
+    };
+    match outcome {
         Ok(settled) if settled.changes => {
-            match transaction.commit().await {
+            match session.commit().await {
                 Ok(()) => Ok(settled),
                 Err(error) => {
                     let (why, answered) = (error.to_string(), error.as_database_error().is_some());
@@ -362,24 +383,21 @@ async fn transact(
         }
         outcome => {
             // At once: a transaction that is merely dropped keeps its locks until the session is used again.
-            let ended = transaction.rollback().await;
+            let ended = session.rollback().await;
             ended.map_err(|error| Failure::Unavailable(error.to_string()))?;
             outcome
         }
     }
 }
 
-/// Locks what a batch is about, folds, vouches and writes.
+/// Folds, vouches and writes.
 async fn fold(
     connection: &mut PgConnection,
     key: Option<&WriterKey>,
     batch: &[Item],
+    locked: Vec<Locked>,
+    held: &HashSet<Uuid>,
 ) -> Result<Settled, Failure> {
-    let mut wanted = BTreeMap::new();
-    for item in batch {
-        *wanted.entry(item.request.customer_id).or_insert(0) += 1;
-    }
-    let (locked, held) = lock(connection, &wanted).await?;
     let mut fold = Fold::new(locked);
     let (mut verdicts, mut entries) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
     for Item { request, .. } in batch {
