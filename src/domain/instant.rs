@@ -10,9 +10,24 @@ pub type Buffer = [u8; 27];
 
 /// RFC 3339 in UTC, with a fraction of 0, 3, 6 or 9 digits.
 pub fn written(time: DateTime<Utc>, buffer: &mut Buffer) -> Cow<'_, str> {
-    match digits(time, buffer) {
-        Some(length) => Cow::Borrowed(std::str::from_utf8(&buffer[..length]).expect("digits are ASCII")),
-        None => Cow::Owned(time.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+    if !time.nanosecond().is_multiple_of(1000) || !digits(time, buffer) {
+        return Cow::Owned(time.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+    }
+    let length = match time.nanosecond() {
+        0 => 20,
+        nanos if nanos % 1_000_000 == 0 => 24,
+        _ => 27,
+    };
+    buffer[length - 1] = b'Z';
+    Cow::Borrowed(ascii(&buffer[..length]))
+}
+
+/// The same with a fraction of 6 digits, whatever there is beyond them.
+pub fn in_microseconds(time: DateTime<Utc>, buffer: &mut Buffer) -> Cow<'_, str> {
+    if digits(time, buffer) {
+        Cow::Borrowed(ascii(buffer))
+    } else {
+        Cow::Owned(time.to_rfc3339_opts(SecondsFormat::Micros, true))
     }
 }
 
@@ -23,13 +38,13 @@ pub fn serialize<S: Serializer>(time: &Option<DateTime<Utc>>, serializer: S) -> 
     }
 }
 
-/// Writes an instant of the years 0 to 9999 in whole microseconds, which all are that PostgreSQL holds and people mean;
-/// gives its length.
-fn digits(time: DateTime<Utc>, buffer: &mut Buffer) -> Option<usize> {
+/// Writes an instant of the years 0 to 9999 which is in no leap second, to the microsecond: all that PostgreSQL holds and
+/// people mean. Gives whether it is one.
+fn digits(time: DateTime<Utc>, buffer: &mut Buffer) -> bool {
     let (time, nanos) = (time.naive_utc(), time.nanosecond());
-    let year = u32::try_from(time.year()).ok().filter(|year| *year <= 9999)?;
-    if nanos % 1000 != 0 || nanos >= 1_000_000_000 {
-        return None;
+    let Some(year) = u32::try_from(time.year()).ok().filter(|year| *year <= 9999) else { return false };
+    if nanos >= 1_000_000_000 {
+        return false;
     }
     *buffer = *b"0000-00-00T00:00:00.000000Z";
     let mut put = |last: usize, digits: usize, mut value: u32| {
@@ -45,11 +60,9 @@ fn digits(time: DateTime<Utc>, buffer: &mut Buffer) -> Option<usize> {
     put(15, 2, time.minute());
     put(18, 2, time.second());
     put(25, 6, nanos / 1000);
-    let length = match nanos {
-        0 => 20,
-        nanos if nanos % 1_000_000 == 0 => 24,
-        _ => 27,
-    };
-    buffer[length - 1] = b'Z';
-    Some(length)
+    true
+}
+
+fn ascii(digits: &[u8]) -> &str {
+    std::str::from_utf8(digits).expect("digits are ASCII")
 }

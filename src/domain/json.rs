@@ -25,7 +25,8 @@ impl<'o> Object<'o> {
         Self { out, before: b'{' }
     }
 
-    fn name(&mut self, name: &'static str) -> &mut Vec<u8> {
+    /// Where a value of this name goes that has a form of its own.
+    pub fn name(&mut self, name: &'static str) -> &mut Vec<u8> {
         self.out.push(self.before);
         self.before = b',';
         plain(name, self.out);
@@ -83,8 +84,10 @@ impl<'o> Object<'o> {
         self
     }
 
-    /// An object without a field is none.
     pub fn end(&mut self) {
+        if self.before == b'{' {
+            self.out.push(b'{');
+        }
         self.out.push(b'}');
     }
 }

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write as _;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -15,7 +16,8 @@ use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::json;
+use super::instant::{self, Buffer};
+use super::json::{self, Object};
 
 /// The only encoding so far.
 pub const LEAF_VERSION: u64 = 1;
@@ -103,9 +105,16 @@ impl<'de> Deserialize<'de> for Commitment {
 
 /// Lowercase hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
-    let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
-    let digits = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect();
+    let mut digits = Vec::with_capacity(2 * bytes.len());
+    write_hex(bytes, &mut digits);
     String::from_utf8(digits).expect("digits are ASCII")
+}
+
+fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
+    let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
+    for byte in bytes {
+        out.extend([digit(byte >> 4), digit(byte & 0xf)]);
+    }
 }
 
 /// The bytes which lowercase hexadecimal digits stand for.
@@ -211,108 +220,127 @@ impl LogEntry {
 
     /// Writes the leaf. Commitments are an argument, since those of erased fields cannot be made again.
     pub fn leaf(&self, source: Source, commitments: &Commitments) -> Result<Vec<u8>, LeafFault> {
-        let mut parts = vec![
-            ("leaf_version", Part::Number(LEAF_VERSION.cast_signed())),
-            ("audit_id", Part::Number(self.audit_id)),
-            ("src", Part::Text(source.as_str())),
-            ("commitments", Part::Commitments(commitments)),
-        ];
-        let timestamp = self.timestamp.to_rfc3339_opts(SecondsFormat::Micros, true);
-        parts.push(("timestamp", Part::Text(&timestamp)));
-        let customer_id = self.customer_id().map(|customer_id| customer_id.to_string());
-        let (kind, action, previous_tier, new_tier, states) = match &self.event {
+        let (kind, action, version, [previous_tier, new_tier], [previous, current], details) = match &self
+            .event
+        {
             LogEvent::ConsentChanged {
                 action, version, previous_tier, new_tier, previous, current, ..
-            } => {
-                parts.push(("version", Part::Number((*version).into())));
-                let states = [("previous", previous.as_ref()), ("current", current.as_ref())];
-                (CONSENT_CHANGED, Some(action), previous_tier.as_ref(), Some(new_tier), states)
-            }
+            } => (
+                CONSENT_CHANGED,
+                Some(action.as_str()),
+                Some(*version),
+                [previous_tier.as_deref(), Some(new_tier)],
+                [previous.as_ref(), current.as_ref()],
+                None,
+            ),
             LogEvent::Other { kind, details, .. } => {
-                (kind.as_str(), None, None, None, [("details", Some(details)), ("", None)])
+                (kind.as_str(), None, None, [None; 2], [None; 2], Some(details))
             }
         };
-        parts.push(("event", Part::Text(kind)));
-        let texts = [
-            ("request_id", self.request_id.as_ref()),
-            ("customer_id", customer_id.as_ref()),
-            ("action", action),
-            ("previous_tier", previous_tier),
-            ("new_tier", new_tier),
-        ];
-        parts.extend(texts.into_iter().filter_map(|(name, text)| Some((name, Part::Text(text?)))));
-        parts.extend(states.into_iter().filter_map(|(name, state)| Some((name, Part::Json(state?)))));
-        let mut leaf = Vec::with_capacity(2048);
-        object(parts, &mut leaf)?;
-        if leaf.len() > MAX_BYTES { Err(LeafFault::TooLong) } else { Ok(leaf) }
+        let mut out = Vec::with_capacity(2048);
+        let mut leaf = Members(Object::begin(&mut out));
+        leaf.text("action", action)?;
+        leaf.number("audit_id", Some(self.audit_id))?;
+        leaf.commitments("commitments", commitments);
+        leaf.json("current", current)?;
+        leaf.uuid("customer_id", self.customer_id());
+        leaf.json("details", details)?;
+        leaf.text("event", Some(kind))?;
+        leaf.number("leaf_version", Some(LEAF_VERSION.cast_signed()))?;
+        leaf.text("new_tier", new_tier)?;
+        leaf.json("previous", previous)?;
+        leaf.text("previous_tier", previous_tier)?;
+        leaf.text("request_id", self.request_id.as_deref())?;
+        leaf.text("src", Some(source.as_str()))?;
+        leaf.text("timestamp", Some(&instant::in_microseconds(self.timestamp, &mut Buffer::default())))?;
+        leaf.number("version", version.map(i64::from))?;
+        leaf.0.end();
+        if out.len() > MAX_BYTES { Err(LeafFault::TooLong) } else { Ok(out) }
     }
 }
 
-/// What a leaf has under a name. Nothing is copied before it is written: a leaf is made for every change, and for every
-/// entry that is verified.
-#[derive(Clone, Copy)]
-enum Part<'a> {
-    Number(i64),
-    Text(&'a str),
-    Json(&'a Value),
-    Commitments(&'a Commitments),
+/// The members of an object, to be written in the order of their names. What there is none of is left out. Nothing is copied
+/// before it is written: a leaf is made for every change, and for every entry that is verified.
+struct Members<'o>(Object<'o>);
+
+impl Members<'_> {
+    fn text(&mut self, name: &'static str, text: Option<&str>) -> Result<(), LeafFault> {
+        text.map_or(Ok(()), |text| string(text, self.0.name(name)))
+    }
+
+    fn number(&mut self, name: &'static str, value: Option<i64>) -> Result<(), LeafFault> {
+        value.map_or(Ok(()), |value| number(value, self.0.name(name)))
+    }
+
+    fn json(&mut self, name: &'static str, value: Option<&Value>) -> Result<(), LeafFault> {
+        value.map_or(Ok(()), |value| canonical(value, self.0.name(name)))
+    }
+
+    fn uuid(&mut self, name: &'static str, id: Option<Uuid>) {
+        if let Some(id) = id {
+            self.0.uuid(name, id);
+        }
+    }
+
+    fn commitments(&mut self, name: &'static str, commitments: &Commitments) {
+        let mut fields: Vec<_> = commitments.iter().collect();
+        fields.sort_unstable_by_key(|(field, _)| field.as_str());
+        self.0.object(name, |object| {
+            for (field, commitment) in fields {
+                let out = object.name(field.as_str());
+                out.push(b'"');
+                write_hex(&commitment.0, out);
+                out.push(b'"');
+            }
+        });
+    }
 }
 
 /// JSON as in RFC 8785, of what needs no rule for floating-point numbers.
-fn canonical(part: Part<'_>, out: &mut Vec<u8>) -> Result<(), LeafFault> {
-    match part {
-        Part::Number(number) if number.unsigned_abs() < 1 << 53 => {
-            out.extend(number.to_string().as_bytes());
-        }
-        Part::Number(_) => return Err(LeafFault::Number),
-        Part::Text(text) => string(text, out)?,
-        Part::Commitments(commitments) => {
-            let texts: Vec<(&str, String)> = commitments
-                .iter()
-                .map(|(field, commitment)| (field.as_str(), commitment.to_string()))
-                .collect();
-            object(texts.iter().map(|(name, text)| (*name, Part::Text(text))).collect(), out)?;
-        }
-        Part::Json(Value::Null) => out.extend(b"null"),
-        Part::Json(Value::Bool(true)) => out.extend(b"true"),
-        Part::Json(Value::Bool(false)) => out.extend(b"false"),
-        Part::Json(Value::Number(number)) => {
-            canonical(Part::Number(number.as_i64().ok_or(LeafFault::Number)?), out)?;
-        }
-        Part::Json(Value::String(text)) => string(text, out)?,
-        Part::Json(Value::Array(items)) => {
+fn canonical(value: &Value, out: &mut Vec<u8>) -> Result<(), LeafFault> {
+    match value {
+        Value::Null => out.extend(b"null"),
+        Value::Bool(true) => out.extend(b"true"),
+        Value::Bool(false) => out.extend(b"false"),
+        Value::Number(value) => number(value.as_i64().ok_or(LeafFault::Number)?, out)?,
+        Value::String(text) => string(text, out)?,
+        Value::Array(items) => {
             out.push(b'[');
             for (index, item) in items.iter().enumerate() {
                 if index > 0 {
                     out.push(b',');
                 }
-                canonical(Part::Json(item), out)?;
+                canonical(item, out)?;
             }
             out.push(b']');
         }
-        Part::Json(Value::Object(fields)) => {
-            object(fields.iter().map(|(name, value)| (name.as_str(), Part::Json(value))).collect(), out)?;
+        Value::Object(members) => {
+            // Whatever order the map keeps: features of serde_json change it.
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_unstable_by_key(|(name, _)| *name);
+            out.push(b'{');
+            for (index, (name, value)) in members.into_iter().enumerate() {
+                if !name.is_ascii() {
+                    return Err(LeafFault::Key);
+                }
+                if index > 0 {
+                    out.push(b',');
+                }
+                string(name, out)?;
+                out.push(b':');
+                canonical(value, out)?;
+            }
+            out.push(b'}');
         }
     }
     Ok(())
 }
 
-fn object(mut parts: Vec<(&str, Part<'_>)>, out: &mut Vec<u8>) -> Result<(), LeafFault> {
-    // Whatever order the map keeps: features of serde_json change it.
-    parts.sort_unstable_by_key(|(name, _)| *name);
-    out.push(b'{');
-    for (index, (name, part)) in parts.into_iter().enumerate() {
-        if !name.is_ascii() {
-            return Err(LeafFault::Key);
-        }
-        if index > 0 {
-            out.push(b',');
-        }
-        string(name, out)?;
-        out.push(b':');
-        canonical(part, out)?;
+fn number(value: i64, out: &mut Vec<u8>) -> Result<(), LeafFault> {
+    if value.unsigned_abs() >= 1 << 53 {
+        return Err(LeafFault::Number);
     }
-    out.push(b'}');
+    write!(out, "{value}").expect("memory can be written to");
     Ok(())
 }
 
