@@ -15,7 +15,7 @@ use consentd::verify::database::{Scope, verify};
 use consentd::verify::{Keys, Report, Standards};
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -491,14 +491,17 @@ async fn without_a_key_nothing_is_vouched_for_and_nothing_queued() {
     assert_eq!(vouched, [None]);
 }
 
-/// Sessions that wait for their client inside a transaction which has written or locked something.
-async fn sessions_that_hold_something(connection: &mut PgConnection) -> i64 {
-    sqlx::query_scalar(
-        "select count(*) from pg_stat_activity where state like 'idle in transaction%' and backend_xid is not null",
-    )
-    .fetch_one(connection)
-    .await
-    .expect("a count")
+/// Nobody waits for a client inside a transaction which has written or locked something; and soon, inside none at all.
+async fn nothing_is_held(pool: &PgPool) {
+    let count = async |condition: &str| {
+        let idle = format!(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and state like 'idle in transaction%' {condition}"
+        );
+        sqlx::query_scalar::<_, i64>(AssertSqlSafe(idle)).fetch_one(pool).await.expect("a count")
+    };
+    assert_eq!(count("and backend_xid is not null").await, 0);
+    eventually("no session is in a transaction", async || count("").await == 0).await;
 }
 
 #[tokio::test]
@@ -518,16 +521,11 @@ async fn a_session_that_ended_between_two_writes_is_found_by_the_second() {
 async fn a_lane_holds_nothing_between_two_writes_and_is_in_no_transaction_soon_after() {
     let scene = Scene::start().await;
     let [customer] = scene.customers().await;
-    let mut connection = scene.pool.acquire().await.unwrap();
     let refused = scene.writer.submit(scene.put(Uuid::new_v4(), "nobody")).await;
     assert!(matches!(refused, Err(Error::UnknownCustomer)), "{refused:?}");
-    assert_eq!(sessions_that_hold_something(&mut connection).await, 0);
+    nothing_is_held(&scene.pool).await;
     assert_eq!(version(&scene.writer.submit(scene.put(customer, "a")).await), 1);
-    assert_eq!(sessions_that_hold_something(&mut connection).await, 0);
-    let resting = "select not exists (select from pg_stat_activity \
-                   where datname = current_database() and state like 'idle in transaction%')";
-    eventually("the lane rests", async || sqlx::query_scalar(resting).fetch_one(&scene.pool).await.unwrap())
-        .await;
+    nothing_is_held(&scene.pool).await;
     assert_eq!(version(&scene.writer.submit(scene.put(customer, "b")).await), 2);
 }
 
@@ -550,7 +548,6 @@ async fn a_database_that_went_and_came_back_is_found_by_the_next_write() {
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     cluster.start_again().await;
     assert_eq!(version(&scene.writer.submit(scene.put(customer, "c")).await), 3);
-    let mut connection = scene.service.sql().await.acquire().await.unwrap().detach();
-    assert_eq!(sessions_that_hold_something(&mut connection).await, 0);
+    nothing_is_held(&scene.service.sql().await).await;
     cluster.stop().await;
 }
