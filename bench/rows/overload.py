@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import rig
-from rows.stage import in_turn
+from rig import say
 from rows.table import at_least, at_most
 
 TIMES = 3
@@ -20,21 +20,22 @@ def overload(stage):
     service = stage.service()
     for what, mix in (("permission checks", "check=1"), ("PUT", "write=1")):
         load(stage, service, mix, "max", 64)
-        seen = in_turn(stage.rounds, {
-            "peak": lambda: load(stage, service, mix, "max", 64),
-            "storm": lambda: storm(stage, service, mix),
-        })
+        seen = []
+        for number in range(1, stage.rounds + 1):
+            seen.append(storm(stage, service, mix))
+            say(f"  round {number}: " + ", ".join(f"{name} {value:,.1f}" for name, value in seen[-1].items()))
         stage.table.compare(f"{what}: good answers at {TIMES}× what is carried at most; ceiling: at most",
-                            [one["rate"] for one in seen["peak"]], [one["rate"] for one in seen["storm"]],
-                            at_least(0.8))
-        stage.table.value(f"{what}: back to the calm before, after the storm", [one["back"] for one in seen["storm"]],
+                            [one["peak"] for one in seen], [one["storm"] for one in seen], at_least(0.8))
+        stage.table.value(f"{what}: back to the calm before, after the storm", [one["back"] for one in seen],
                           at_most(5, " s"), unit=" s")
 
 
 def storm(stage, service, mix):
+    """What is carried at most, what is carried when three times as much is asked for, and after how many seconds the
+    service is as it was before."""
     peak = load(stage, service, mix, "max", 64)["rate"]
     calm = load(stage, service, mix, CALM * peak, 64)
-    seen = load(stage, service, mix, TIMES * peak, 512)
+    seen = {"peak": peak, "storm": load(stage, service, mix, TIMES * peak, 512)["rate"]}
     over = time.monotonic()
     # No refusals, and no more than twice as late as before: looked at second by second.
     while time.monotonic() - over < WATCHED:
@@ -48,7 +49,7 @@ def storm(stage, service, mix):
 def load(stage, service, mix, rate, connections, seconds=None):
     words = [rig.PROGRAM, "load", "--json", "--url", f"http://{service.address}", "--api-key", service.key(), "--mix", mix,
              "--rate", rate, "--connections", connections, "--duration", f"{seconds or stage.seconds}s", "--warm-up",
-             "0s" if seconds else "1s", "--customers", 10_000, "--create"]
+             "0s" if seconds else "1s", "--customers", stage.customers // 100, "--create"]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
     if not done.stdout.startswith("{"):
         raise RuntimeError(f"consentd load: {done.stderr[-500:]}")

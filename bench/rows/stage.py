@@ -92,7 +92,7 @@ class Stage:
 
     def __init__(self, arguments, cluster, table):
         self.quick, self.cluster, self.table = arguments.quick, cluster, table
-        self.rounds = 3 if self.quick else 5
+        self.rounds = 2 if self.quick else 5
         self.seconds = 1 if self.quick else 5
         self.customers = arguments.customers or (100_000 if self.quick else 1_000_000)
         self.entries = arguments.entries or (1_000_000 if self.quick else 20_000_000)
@@ -173,16 +173,18 @@ class Stage:
     def pgbench(self, script, callers, **variables):
         """Transactions a second, once every session has planned its statements and compiled the triggers: where there are
         many, that takes them seconds, which a service whose sessions stay does not pay."""
-        warm_up = 3
+        warm_up = 2 if self.quick else 3
         found = shutil.which("pgbench", path=f"{self.cluster.programs}:{os.environ['PATH']}")
         if found is None:
             raise Unmeasured("pgbench is not among PostgreSQL's programs here")
         words = [found, "-n", "-M", "prepared", "-f", BENCH / "loads" / script, "-c", callers,
                  "-j", min(callers, os.cpu_count()), "-P", 1,
-                 "-T", self.seconds + warm_up, "-h", self.cluster.directory, "-U", rig.OWNER,
+                 "-T", warm_up + self.seconds + 1, "-h", self.cluster.directory, "-U", rig.OWNER,
                  *(f"-D{name}={value}" for name, value in variables.items()), self.ceiling()]
         done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
         rates = [float(line.split()[3]) for line in done.stderr.splitlines() if line.startswith("progress: ")]
-        if done.returncode != 0 or len(rates) <= warm_up:
+        measured = rates[warm_up:warm_up + self.seconds]
+        # It may end before it tells of its last second, which is why there is one more.
+        if done.returncode != 0 or len(measured) < self.seconds:
             raise RuntimeError(f"pgbench failed: {done.stderr.strip()[-500:]}")
-        return statistics.mean(rates[warm_up:])
+        return statistics.mean(measured)

@@ -42,23 +42,32 @@ pub struct Round {
     tallies: [Tally; Kind::ALL.len()],
 }
 
-/// What came of the requests of one kind.
+/// What came of the requests of one kind that were answered after the warm-up.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Of the good answers: that a refusal is quick is no merit.
     pub latencies: Histogram,
+    /// Good answers that came before the end: those after it are no part of what was carried in that time.
+    in_time: AtomicU64,
     errors: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Tally {
-    fn record(&self, answer: Result<StatusCode, Fault>, latency: Duration) {
+    fn record(&self, answer: Result<StatusCode, Fault>, latency: Duration, in_time: bool) {
         let error = match answer {
-            Ok(status) if status.is_success() => return self.latencies.record(latency),
+            Ok(status) if status.is_success() => {
+                self.in_time.fetch_add(in_time.into(), Ordering::Relaxed);
+                return self.latencies.record(latency);
+            }
             Ok(status) => status.as_u16().to_string(),
             Err(fault) => fault.to_owned(),
         };
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         *errors.entry(error).or_default() += 1;
+    }
+
+    pub fn in_time(&self) -> u64 {
+        self.in_time.load(Ordering::Relaxed)
     }
 
     pub fn errors(&self) -> BTreeMap<String, u64> {
@@ -148,10 +157,13 @@ impl Round {
         chance: &mut Chance,
     ) {
         let answer = connection.send(self.target.request(kind, customer, chance)).await;
-        if due >= self.measured_from {
-            self.tallies[kind as usize].record(answer, due.elapsed());
+        let failed = answer.is_err();
+        let now = Instant::now();
+        // By its answer: where more is offered than is carried, what was due in that time is answered long after it.
+        if now >= self.measured_from {
+            self.tallies[kind as usize].record(answer, now - due, now <= self.end);
         }
-        if answer.is_err() {
+        if failed {
             sleep(BREATH).await;
         }
     }
