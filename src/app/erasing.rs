@@ -46,7 +46,7 @@ pub async fn erase(store: Store, owner: PgConnectOptions, stop: CancellationToke
     // Beside each other: the files may have to wait for a verification, and no erasure waits for that.
     tokio::select! {
         () = carry_out_what_is_sealed(&store, &erased, &stop) => {}
-        () = rid_files(&owner, &erased) => {}
+        () = rid_files(&store, &owner, &erased) => {}
     }
 }
 
@@ -70,29 +70,35 @@ async fn carry_out_what_is_sealed(store: &Store, erased: &Notify, stop: &Cancell
     }
 }
 
-/// Sees to the files after each burst of erasures, and again and again where something stands in the way.
-async fn rid_files(owner: &PgConnectOptions, erased: &Notify) {
+/// Sees to the files after each burst of erasures, and again and again where something stands in the way. What another
+/// replica, or this one before it ended, has left undone is found in the database.
+async fn rid_files(store: &Store, owner: &PgConnectOptions, erased: &Notify) {
+    let mut pause = QUIET;
     loop {
-        erased.notified().await;
-        let mut pause = QUIET;
-        loop {
-            if timeout(pause, erased.notified()).await.is_ok() {
-                pause = QUIET;
-            } else if let Err(error) = see_to_files(owner).await {
-                pause = (2 * pause).min(LONGEST_PAUSE);
+        if timeout(pause, erased.notified()).await.is_ok() {
+            pause = QUIET;
+            continue;
+        }
+        pause = match see_to_files(store, owner).await {
+            Ok(()) => LONGEST_PAUSE,
+            Err(error) => {
+                let pause = (2 * pause).min(LONGEST_PAUSE);
                 tracing::warn!(
                     %error,
                     again_in_seconds = pause.as_secs(),
-                    "what was erased is still in the tables' files; it is tried again"
+                    "what was erased may still be in the tables' files; it is tried again"
                 );
-            } else {
-                break;
+                pause
             }
-        }
+        };
     }
 }
 
-async fn see_to_files(owner: &PgConnectOptions) -> Result<(), Error> {
+async fn see_to_files(store: &Store, owner: &PgConnectOptions) -> Result<(), Error> {
+    let erasures = store.erasures_in_files().await?;
+    if erasures.is_empty() {
+        return Ok(());
+    }
     match vacuum(owner).await? {
         Vacuumed::Rewritten => tracing::info!("what was erased is gone from the tables' files"),
         Vacuumed::Freed => tracing::warn!(
@@ -101,7 +107,7 @@ async fn see_to_files(owner: &PgConnectOptions) -> Result<(), Error> {
              on vlaapi.customer_consent_audit, audit_events and customers, and VACUUM FULL pg_statistic"
         ),
     }
-    Ok(())
+    store.mark_vacuumed(&erasures, clock()).await
 }
 
 /// Once an hour: fields that have reached their age.

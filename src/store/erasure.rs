@@ -133,6 +133,28 @@ impl Store {
         .await?;
         Ok(undone)
     }
+
+    /// Erasures that are carried out, of which the tables' files may still hold something.
+    pub async fn erasures_in_files(&self) -> Result<Vec<i64>, Error> {
+        let audit_ids = sqlx::query_scalar!(
+            "select audit_id from vlaapi.audit_erasures where done_at is not null and vacuumed_at is null"
+        )
+        .fetch_all(&self.reads)
+        .await?;
+        Ok(audit_ids)
+    }
+
+    /// Notes that the files were seen to since these erasures were carried out.
+    pub async fn mark_vacuumed(&self, audit_ids: &[i64], now: DateTime<Utc>) -> Result<(), Error> {
+        sqlx::query!(
+            "update vlaapi.audit_erasures set vacuumed_at = $2 where audit_id = any($1)",
+            audit_ids,
+            now,
+        )
+        .execute(&self.writes)
+        .await?;
+        Ok(())
+    }
 }
 
 /// Which of a customer's own columns hold something. `None`: there is no such customer.
@@ -371,6 +393,30 @@ async fn outlast_transactions(connection: &mut PgConnection) -> Result<(), Error
     Err(Error::Conflict("a transaction that began before goes on (pg_stat_activity has it)"))
 }
 
+/// Indexes hold values too, and can be written anew without a lock that anybody would notice. One that is given up, or killed,
+/// leaves a half-made index behind, which every write would see to and nobody read: the next one takes it away.
+async fn reindex(connection: &mut PgConnection) -> Result<(), Error> {
+    let half_made = sqlx::query_scalar!(
+        r#"
+        select indexrelid::regclass::text as "index!"
+        from pg_index join pg_class on pg_class.oid = indexrelid
+        where indrelid = 'vlaapi.customer_consent_audit'::regclass and not indisvalid
+          and relname ~ '^customer_consent_audit_(changed_by|ip_address)_idx_cc(new|old)[0-9]*$'
+        "#
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for index in half_made {
+        let statement = format!("drop index concurrently if exists {index}");
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await?;
+    }
+    for index in ["changed_by", "ip_address"] {
+        let statement = format!("reindex index concurrently vlaapi.customer_consent_audit_{index}_idx");
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
 /// Makes what was erased go from the tables' files too, as their owner. `VACUUM` alone frees the space and leaves the bytes
 /// where they are until something is written over them; `VACUUM FULL` writes the table anew, and locks it meanwhile.
 /// The planner keeps values too, the frequent ones of each column: they are taken anew, and their table written anew.
@@ -410,13 +456,8 @@ pub async fn vacuum(owner: &PgConnectOptions) -> Result<Vacuumed, Error> {
         sqlx::raw_sql("vacuum full pg_catalog.pg_statistic").execute(&mut connection).await?;
     }
     if !all_small {
-        // Indexes hold values too, and can be written anew without a lock that anybody would notice. One that is given up
-        // leaves a half-made index behind.
         sqlx::raw_sql("set lock_timeout = 0").execute(&mut connection).await?;
-        for index in ["changed_by", "ip_address"] {
-            let statement = format!("reindex index concurrently vlaapi.customer_consent_audit_{index}_idx");
-            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
-        }
+        reindex(&mut connection).await?;
     }
     connection.close().await?;
     Ok(if owns.database && all_small { Vacuumed::Rewritten } else { Vacuumed::Freed })

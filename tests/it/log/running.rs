@@ -186,6 +186,11 @@ impl Running {
         let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await;
         assert!(ended.expect("it stops").expect("a status").success());
     }
+
+    /// Ends it as `kill -9` does.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it is killed");
+    }
 }
 
 /// A data directory with copies of some files of another one.

@@ -10,7 +10,7 @@ use consentd::store::migrations;
 
 use crate::cluster::{TestDatabase, empty_database};
 
-pub const LAST: i64 = 11;
+pub const LAST: i64 = 12;
 
 pub struct Database {
     pub options: PgConnectOptions,
@@ -263,6 +263,10 @@ pub async fn fill(database: &Database, version: i64) {
                (customer_id, action, version, previous_tier, new_tier, changed_by, request_id)
              select customer_id, 'updated', max(version) + 1, 'none', 'none', 'key:vla_live_cd34', 'nightly'
              from vlaapi.customer_consent_audit where customer_id = '{customer}' group by customer_id"
+        }
+        12 => {
+            "insert into vlaapi.audit_erasures (audit_id, done_at, vacuumed_at)
+             select count(*), now(), now() from vlaapi.audit_erasures"
         }
         _ => panic!("migration {version} has no rows here"),
     };
