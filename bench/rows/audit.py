@@ -9,9 +9,6 @@ from rows.stage import in_turn
 from rows.table import at_least, at_most
 
 LIMIT = 50
-# How often a page is asked for in a round, at most for a second; in a quick run, and otherwise. The machine itself stops for
-# some milliseconds now and then: of a hundred answers, two such moments would be the 99th percentile.
-TIMES = {True: 200, False: 1000}
 SHARE = 16
 MIB = 1024 * 1024
 
@@ -51,9 +48,6 @@ left join pg_constraint c on c.conindid = i.indexrelid and c.contype in ('p', 'u
 where i.indrelid = 'vlaapi.customer_consent_audit'::regclass
 order by i.indexrelid
 """
-
-# How many of the newest entries are exported in each round, where the trail is longer; in a quick run, and otherwise.
-EXPORTED = {True: 250_000, False: 1_000_000}
 
 COPY = """
 copy (select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, on_behalf_of,
@@ -139,8 +133,10 @@ def page(stage, service, name, query, part):
     deep = int(min((1000 if stage.quick else 10_000) * LIMIT, stage.entries * part * 0.8))
     step = min(1000, deep)
     there = service.drive("walk", **{"from": first}, skip=deep // step, step=step, limit=LIMIT, times=1)["at"]
-    ask = lambda start: service.drive("walk", **{"from": start}, limit=LIMIT, times=TIMES[stage.quick],
-                                     seconds=1)  # noqa: E731
+    # The machine itself stops for some milliseconds now and then: of a hundred answers, two such moments would be the 99th
+    # percentile.
+    times = 200 if stage.quick else 1000
+    ask = lambda start: service.drive("walk", **{"from": start}, limit=LIMIT, times=times, seconds=1)  # noqa: E731
     seen = in_turn(stage.rounds, {"page 1": lambda: ask(first), "deep": lambda: ask(there)})
     what = f"audit page, {stage.entries:,} entries, {name}: page {deep // step * step // LIMIT:,}"
     beginning, depth = ([one["p50_ms"] for one in seen[side]] for side in ("page 1", "deep"))
@@ -152,7 +148,7 @@ def page(stage, service, name, query, part):
 def export(stage):
     """Rows a second of an export beside COPY, and what the service's memory grows by while it exports everything."""
     service = trail(stage)
-    exported = min(EXPORTED[stage.quick], stage.entries)
+    exported = min(250_000 if stage.quick else 1_000_000, stage.entries)
     since = time_of(stage.entries - exported)
     for name, accept in (("CSV", "text/csv"), ("NDJSON", "application/x-ndjson")):
 

@@ -21,7 +21,7 @@ use crate::store::erasure::{self, Vacuumed, vacuum};
 const INTERVAL: Duration = Duration::from_millis(200);
 /// Erasures come in bursts: the files are seen to when this has passed since the last one.
 const QUIET: Duration = Duration::from_secs(2);
-/// Pauses between attempts double up to this: a dump may go on for hours.
+/// Pauses between attempts double up to this: a dump may go on for hours. As often it is looked for what others left undone.
 const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
 /// Sees to it that the service's role can erase, where that is possible.

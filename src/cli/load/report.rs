@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::LoadArgs;
 use super::histogram::Histogram;
-use super::round::Measured;
+use super::round::{Measured, Tally};
 use crate::cli::output::plain;
 
 #[derive(Debug, Serialize)]
@@ -59,19 +59,13 @@ struct Bin {
 impl Report {
     pub fn new(args: &LoadArgs, measured: &Measured) -> Self {
         let seconds = measured.elapsed.as_secs_f64();
-        let (all, mut all_in_time, mut all_errors) = (Histogram::default(), 0, BTreeMap::new());
-        let mut rows = Vec::new();
+        let (all, mut rows) = (Tally::default(), Vec::new());
         for (kind, tally) in measured.kinds() {
-            let errors = tally.errors();
-            all.add(&tally.latencies);
-            all_in_time += tally.in_time();
-            for (error, count) in &errors {
-                *all_errors.entry(error.clone()).or_default() += count;
-            }
-            rows.push(Row::new(kind.as_str(), &tally.latencies, tally.in_time(), errors, seconds));
+            all.add(tally);
+            rows.push(Row::new(kind.as_str(), tally, seconds));
         }
         rows.retain(|row| row.requests > 0);
-        rows.push(Row::new("all", &all, all_in_time, all_errors, seconds));
+        rows.push(Row::new("all", &all, seconds));
         Self {
             service: args.client.service.url.to_string(),
             mix: args.mix.to_string(),
@@ -84,7 +78,7 @@ impl Report {
             interrupted: measured.interrupted,
             unsent: measured.unsent,
             rows,
-            histogram: bins(&all),
+            histogram: bins(&all.latencies),
         }
     }
 
@@ -166,17 +160,12 @@ impl Report {
 }
 
 impl Row {
-    fn new(
-        kind: &'static str,
-        latencies: &Histogram,
-        in_time: u64,
-        errors: BTreeMap<String, u64>,
-        seconds: f64,
-    ) -> Self {
+    fn new(kind: &'static str, tally: &Tally, seconds: f64) -> Self {
+        let (latencies, errors) = (&tally.latencies, tally.errors());
         let good = latencies.count();
         let at = |share: f64| micros(latencies.quantile(share));
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let good_per_second = if seconds > 0.0 { in_time as f64 / seconds } else { 0.0 };
+        let good_per_second = if seconds > 0.0 { tally.in_time() as f64 / seconds } else { 0.0 };
         Self {
             kind,
             requests: good + errors.values().sum::<u64>(),

@@ -66,6 +66,16 @@ impl Tally {
         *errors.entry(error).or_default() += 1;
     }
 
+    /// Counts what another one has counted too.
+    pub fn add(&self, other: &Self) {
+        self.latencies.add(&other.latencies);
+        self.in_time.fetch_add(other.in_time(), Ordering::Relaxed);
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        for (error, count) in other.errors() {
+            *errors.entry(error).or_default() += count;
+        }
+    }
+
     pub fn in_time(&self) -> u64 {
         self.in_time.load(Ordering::Relaxed)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use consentd::postgres::programs::Programs;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, PgPool};
+use sqlx::{ConnectOptions as _, PgPool, Postgres, Transaction};
 
 use super::running::{Running, logins};
 use super::{eventually, program, prove, said};
@@ -108,6 +108,22 @@ async fn what_was_erased_is_gone_from_dumps_and_from_the_files_of_the_database()
     running.stop().await;
 }
 
+/// Keeps a table from being written anew until it ends.
+async fn in_the_way(pool: &PgPool) -> Transaction<'static, Postgres> {
+    let mut transaction = pool.begin().await.expect("a transaction");
+    let lock = "lock table vlaapi.customers in access share mode";
+    sqlx::raw_sql(lock).execute(&mut *transaction).await.expect("a lock");
+    transaction
+}
+
+async fn nothing_is_left(pool: &PgPool) {
+    sqlx::raw_sql("checkpoint").execute(pool).await.expect("a checkpoint");
+    let files = directory(pool).await;
+    for canary in ["canary-mail", "canary-reason", "canary-company"] {
+        assert_eq!(holding(&files, canary.as_bytes()), [""; 0], "{canary}");
+    }
+}
+
 #[tokio::test]
 async fn the_files_are_seen_to_again_when_somebody_stood_in_the_way() {
     let database = database().await;
@@ -117,9 +133,7 @@ async fn the_files_are_seen_to_again_when_somebody_stood_in_the_way() {
     running.change(customer).await;
     let pool = PgPool::connect_with(database.owner.clone()).await.unwrap();
 
-    let mut in_the_way = pool.begin().await.unwrap();
-    let lock = "lock table vlaapi.customers in access share mode";
-    sqlx::raw_sql(lock).execute(&mut *in_the_way).await.unwrap();
+    let in_the_way = in_the_way(&pool).await;
     let (status, _) = running.erase(customer).await;
     assert_eq!(status, 200);
     running.says("what was erased may still be in the tables' files; it is tried again").await;
@@ -129,10 +143,7 @@ async fn the_files_are_seen_to_again_when_somebody_stood_in_the_way() {
 
     in_the_way.rollback().await.unwrap();
     running.says("what was erased is gone from the tables' files").await;
-    sqlx::raw_sql("checkpoint").execute(&pool).await.unwrap();
-    for canary in ["canary-mail", "canary-reason", "canary-company"] {
-        assert_eq!(holding(&files, canary.as_bytes()), [""; 0], "{canary}");
-    }
+    nothing_is_left(&pool).await;
     running.stop().await;
 }
 
@@ -145,9 +156,7 @@ async fn a_service_that_was_killed_before_it_saw_to_the_files_does_so_when_it_st
     killed.change(customer).await;
     let pool = PgPool::connect_with(database.owner.clone()).await.unwrap();
 
-    let mut in_the_way = pool.begin().await.unwrap();
-    let lock = "lock table vlaapi.customers in access share mode";
-    sqlx::raw_sql(lock).execute(&mut *in_the_way).await.unwrap();
+    let in_the_way = in_the_way(&pool).await;
     let (status, _) = killed.erase(customer).await;
     assert_eq!(status, 200);
     killed.says("it is tried again").await;
@@ -156,11 +165,7 @@ async fn a_service_that_was_killed_before_it_saw_to_the_files_does_so_when_it_st
 
     let running = Running::start(&database, data_dir.path(), &[]).await;
     running.says("what was erased is gone from the tables' files").await;
-    sqlx::raw_sql("checkpoint").execute(&pool).await.unwrap();
-    let files = directory(&pool).await;
-    for canary in ["canary-mail", "canary-reason", "canary-company"] {
-        assert_eq!(holding(&files, canary.as_bytes()), [""; 0], "{canary}");
-    }
+    nothing_is_left(&pool).await;
     eventually("it is noted that nothing is left to do", async || {
         is_true(&pool, "select count(vacuumed_at) = 1 from vlaapi.audit_erasures").await
     })
