@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, Utc};
@@ -12,27 +11,29 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::freshness::Moment;
 use crate::cache::{Bounds, Cache};
 use crate::config::{DatabaseConfig, ServeArgs, ServeConfig};
 use crate::domain::ApiKey;
 use crate::error::{Error, StartError};
+use crate::health::Health;
 use crate::http::limits::Gate;
 use crate::http::{self, AppState, Cursors, Parts, Rates};
 use crate::ops;
 use crate::ops::consents::Writer;
 use crate::postgres::{self, Cluster, Settings};
 use crate::store::{Store, migrations};
-use crate::telemetry::{self, Telemetry};
+use crate::telemetry::Telemetry;
 
 mod erasing;
 mod following;
 pub mod keys;
 pub mod log;
 mod publication;
+pub mod tasks;
 pub mod verification;
 
 use publication::Publication;
+use tasks::{Tasks, expiry, maintenance, metrics};
 
 /// The database to work on: the operator's own, or the embedded default.
 #[derive(Debug)]
@@ -135,19 +136,19 @@ async fn serve_on(
         customers: usize::try_from(config.cache_customers).unwrap_or(usize::MAX),
         max_stale: config.max_stale,
     };
-    let cache = Arc::new(Cache::new(&store, bounds));
+    let health = Arc::new(Health::default());
+    let cache = Arc::new(Cache::new(&store, bounds, &health));
     let (writer, lanes) = Writer::start(&store, &cache, log.keys.writers.first(), config.write_lanes);
     let address = listener.local_addr().map_err(|error| StartError::new(error.to_string()))?;
     let public_url = public_url(config, address);
     let state = build(&store, &cache, writer.clone(), config, public_url, &log, &render).await?;
     let key_file = publish_operator_key(&store, args).await?;
 
-    let stop = CancellationToken::new();
-    let ready = Arc::clone(&state.ready);
+    let tasks = Tasks::new(&health);
     // The sealer stops last: what the lanes and the other tasks write is sealed too.
-    let sealing = CancellationToken::new();
-    let (publication, publishing) = Publication::start(&args.audit, &store, &sealing)?;
-    let sealer = log.seal(publication, sealing.clone());
+    let sealing = Tasks::new(&health);
+    let publication = Publication::start(&args.audit, &store, &sealing)?;
+    log.seal(publication, &sealing);
     let verifier = verification::Verifier {
         store: store.clone(),
         service: database.service.clone(),
@@ -155,28 +156,41 @@ async fn serve_on(
         outside: verification::Outside::new(&args.audit, &data_dir),
         clock,
     };
-    let background = [
-        tokio::spawn(sweep(store.clone(), writer, Duration::from_secs(config.sweep_interval), stop.clone())),
-        tokio::spawn(maintain(store.clone(), stop.clone())),
-        tokio::spawn(watch(store.clone(), Arc::clone(&cache), stop.clone())),
-        tokio::spawn(following::follow(store.clone(), Arc::clone(&cache), stop.clone())),
-        tokio::spawn(following::tell(store.clone(), Arc::clone(&cache), stop.clone())),
-        tokio::spawn(erasing::erase(store.clone(), database.owner.clone(), stop.clone())),
-        tokio::spawn(verifier.verify(
-            Arc::clone(&log.verifications),
-            args.audit.verify_interval(),
-            stop.clone(),
-        )),
-        tokio::spawn(erasing::retain(
-            store.clone(),
-            Arc::clone(&log.keys),
-            args.audit.audit_retention.clone(),
-            stop.clone(),
-        )),
-    ];
+    let sweep_interval = Duration::from_secs(config.sweep_interval);
+    tasks.spawn("expiry", (store.clone(), writer), move |(store, writer), stop| {
+        expiry::sweep(store, writer, sweep_interval, stop)
+    });
+    tasks.spawn("maintenance", store.clone(), maintenance::maintain);
+    tasks.spawn("metrics", (store.clone(), Arc::clone(&cache)), |(store, cache), stop| {
+        metrics::measure(store, cache, stop)
+    });
+    tasks.spawn("follower", (store.clone(), Arc::clone(&cache)), |(store, cache), stop| {
+        following::follow(store, cache, stop)
+    });
+    tasks.spawn("hints", (store.clone(), Arc::clone(&cache)), |(store, cache), stop| {
+        following::tell(store, cache, stop)
+    });
+    tasks.spawn("erasure", (store.clone(), database.owner.clone()), |(store, owner), stop| {
+        erasing::erase(store, owner, stop)
+    });
+    let verify_interval = args.audit.verify_interval();
+    tasks.spawn(
+        "verifier",
+        (verifier, Arc::clone(&log.verifications)),
+        move |(verifier, verifications), stop| verifier.verify(verifications, verify_interval, stop),
+    );
+    let retention = args.audit.audit_retention.clone();
+    tasks.spawn(
+        "retention",
+        (store.clone(), Arc::clone(&log.keys), retention),
+        |(store, keys, retention), stop| erasing::retain(store, keys, retention, stop),
+    );
     if config.warm {
-        tokio::spawn(following::warm(store.clone(), Arc::clone(&cache), bounds.customers, stop.clone()));
+        tasks.spawn("warm", (store.clone(), Arc::clone(&cache)), move |(store, cache), stop| {
+            following::warm(store, cache, bounds.customers, stop)
+        });
     }
+    let stop = tasks.stop_token();
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(bind(address).await?),
         None => None,
@@ -187,23 +201,20 @@ async fn serve_on(
         let router = http::metrics_router(render);
         tokio::spawn(http::server::serve(listener, router, limits, stop.clone(), Duration::ZERO))
     });
-    tokio::spawn(stop_on_signal(Arc::clone(&ready), config.shutdown_delay, stop.clone())?);
+    tokio::spawn(stop_on_signal(Arc::clone(&health), config.shutdown_delay, stop.clone())?);
 
-    ready.store(true, Ordering::Relaxed);
+    health.set_serving(true);
     tracing::info!(%address, embedded = database.is_embedded(), version = env!("CARGO_PKG_VERSION"), "ready");
     greet(address, &key_file, database.is_embedded());
-    http::server::serve(listener, router, limits, stop.clone(), config.shutdown_timeout).await;
+    http::server::serve(listener, router, limits, stop, config.shutdown_timeout).await;
 
-    stop.cancel();
-    for task in background.into_iter().chain(metrics) {
-        // A task that panicked has said so in the log.
-        let _ = task.await;
+    tasks.finish().await;
+    if let Some(metrics) = metrics {
+        // Its connections are ended; a panic of its own is in the log.
+        let _ = metrics.await;
     }
     lanes.finish().await;
-    sealing.cancel();
-    for task in sealer.into_iter().chain(publishing) {
-        let _ = task.await;
-    }
+    sealing.finish().await;
     store.close().await;
     tracing::info!("stopped");
     Ok(())
@@ -229,7 +240,7 @@ async fn build(
         clock: Arc::new(clock),
         cursors: Cursors::new(secret),
         trusted_proxies: config.trusted_proxies.clone().into(),
-        ready: Arc::new(AtomicBool::new(false)),
+        health: Arc::clone(&cache.health),
         metrics: config.metrics_listen.is_none().then(|| Arc::clone(render)),
         gate: Arc::new(Gate::new(config.max_concurrency, config.max_concurrency, config.read_connections)),
         rates: Arc::new(Rates::default()),
@@ -307,7 +318,7 @@ fn greet(address: std::net::SocketAddr, key: &KeyFile, embedded: bool) {
 
 /// Not ready at the first signal, then no new connections; the second signal ends the process.
 fn stop_on_signal(
-    ready: Arc<AtomicBool>,
+    health: Arc<Health>,
     delay: Duration,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()>, StartError> {
@@ -318,89 +329,11 @@ fn stop_on_signal(
     Ok(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {}, () = stop.cancelled() => return }
         tracing::info!("stopping");
-        ready.store(false, Ordering::Relaxed);
+        health.set_serving(false);
         tokio::time::sleep(delay).await;
         stop.cancel();
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         tracing::warn!("second signal: ending at once");
         std::process::exit(130);
     })
-}
-
-/// Every replica sweeps; the database lets one at a time through.
-async fn sweep(store: Store, writer: Writer, interval: Duration, stop: CancellationToken) {
-    while every(interval, &stop).await {
-        let failure = match ops::expiry::sweep(&store, &writer, clock()).await {
-            Ok(None) => None,
-            Ok(Some(swept)) => {
-                telemetry::expiries_recorded(swept.recorded);
-                if swept.failure.is_none() {
-                    telemetry::swept(clock());
-                }
-                swept.failure
-            }
-            Err(error) => Some(error),
-        };
-        if let Some(error) = failure {
-            telemetry::sweep_failed();
-            tracing::warn!(%error, "the expiry sweep failed; the next one tries again");
-        }
-    }
-}
-
-/// Once an hour: partitions for the months to come, answers kept for retries which have had their day, and the links to the
-/// customers' page with the keys that sign them.
-async fn maintain(store: Store, stop: CancellationToken) {
-    loop {
-        let now = clock();
-        match store.make_partitions(now.date_naive()).await {
-            Ok(made) if made > 0 => tracing::info!(made, "made partitions of inference_logs"),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "could not make partitions of inference_logs"),
-        }
-        if let Err(error) = ops::idempotency::forget(&store, now).await {
-            tracing::warn!(%error, "could not forget old answers");
-        }
-        if let Err(error) = ops::sessions::forget(&store, now).await {
-            tracing::warn!(%error, "could not forget the console's old sessions");
-        }
-        if let Err(error) = ops::links::maintain(&store, now).await {
-            tracing::warn!(%error, "could not look after the links to the customers' page");
-        }
-        if !every(Duration::from_hours(1), &stop).await {
-            return;
-        }
-    }
-}
-
-fn report(cache: &Cache) {
-    let consents = &cache.consents;
-    let uses = consents.uses();
-    let age = cache.freshness.age(Moment::now());
-    let reads = [uses.hits, uses.misses, uses.stale];
-    telemetry::cache(consents.len(), consents.bytes(), reads, uses.evictions, age);
-}
-
-/// Keeps the metrics of the database and of the memory current.
-async fn watch(store: Store, cache: Arc<Cache>, stop: CancellationToken) {
-    loop {
-        report(&cache);
-        telemetry::database_up(store.ping().await.is_ok());
-        for (name, pool) in store.pools() {
-            let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
-            telemetry::pool_connections(name, idle, pool.size().saturating_sub(idle));
-        }
-        if let Ok(backlog) = store.backlog().await {
-            let now = clock();
-            telemetry::backlog(backlog.pending, now - backlog.oldest.unwrap_or(now), backlog.quarantined);
-        }
-        if !every(Duration::from_secs(5), &stop).await {
-            return;
-        }
-    }
-}
-
-/// Waits; false when it is time to stop.
-async fn every(interval: Duration, stop: &CancellationToken) -> bool {
-    tokio::select! { () = tokio::time::sleep(interval) => true, () = stop.cancelled() => false }
 }

@@ -16,6 +16,7 @@
 //! | [`cli`] | the commands |
 //! | [`config`] | every setting: flag, environment variable, default, help |
 //! | [`error`] | what can go wrong, without HTTP |
+//! | [`health`] | the state of this replica, for `/readyz` and the metrics |
 //! | [`telemetry`] | logs, metrics, traces |
 //!
 //! `main → cli → app → http → ops → store → domain`; reads go from `http` straight to `store`, those of the hot path to `cache`.
@@ -26,6 +27,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod error;
+pub mod health;
 pub mod http;
 pub mod ops;
 pub mod postgres;

@@ -34,6 +34,7 @@ const ACTIVE_REQUESTS: &str = "http_server_active_requests";
 const OVERLOAD_REFUSALS: &str = "consentd_overload_refusals_total";
 const POOL_CONNECTIONS: &str = "db_client_connection_count";
 const DATABASE_UP: &str = "consentd_database_up";
+const TASK_PANICS: &str = "consentd_task_panics_total";
 const SWEEP_LAST_RUN: &str = "consentd_expiry_sweep_last_run_timestamp_seconds";
 const SWEEP_ENTRIES: &str = "consentd_expiry_sweep_entries_total";
 const SWEEP_FAILURES: &str = "consentd_expiry_sweep_failures_total";
@@ -204,6 +205,7 @@ fn describe() {
     );
     describe_gauge!(POOL_CONNECTIONS, Unit::Count, "Database connections by pool and state");
     describe_gauge!(DATABASE_UP, "1 while the database answers, else 0");
+    describe_counter!(TASK_PANICS, Unit::Count, "Panics of background tasks, each of which was restarted");
     describe_gauge!(
         SWEEP_LAST_RUN,
         Unit::Seconds,
@@ -223,6 +225,11 @@ fn describe() {
     cache::describe();
     counter!(SWEEP_ENTRIES).absolute(0);
     counter!(SWEEP_FAILURES).absolute(0);
+}
+
+/// The panics of a background task since the start.
+pub fn task_panics(task: &'static str, panics: u64) {
+    metrics::counter!(TASK_PANICS, "task" => task).absolute(panics);
 }
 
 /// Whether the database answered when it was last asked.

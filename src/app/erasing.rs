@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Database, clock, every};
+use super::tasks::sleep_or_stop;
+use super::{Database, clock};
 use crate::config::audit;
 use crate::error::{Error, StartError};
 use crate::ops::erasure::{Retention, carry_out};
@@ -64,7 +65,7 @@ async fn carry_out_what_is_sealed(store: &Store, erased: &Notify, stop: &Cancell
                  member of vlaapi_eraser"
             ),
         }
-        if !every(INTERVAL, stop).await {
+        if !sleep_or_stop(INTERVAL, stop).await {
             return;
         }
     }
@@ -129,7 +130,7 @@ pub async fn retain(
                 Err(error) => tracing::warn!(%error, "retention failed; the next hour tries again"),
             }
         }
-        if !every(Duration::from_hours(1), &stop).await {
+        if !sleep_or_stop(Duration::from_hours(1), &stop).await {
             return;
         }
     }

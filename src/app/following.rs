@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{clock, every};
+use super::clock;
+use super::tasks::sleep_or_stop;
 use crate::cache::Cache;
 use crate::cache::follow::Follower;
 use crate::store::Store;
@@ -23,7 +24,7 @@ pub(super) async fn follow(store: Store, cache: Arc<Cache>, stop: CancellationTo
         let Err(error) = ended;
         telemetry::following_ended();
         tracing::warn!(%error, "changes cannot be followed: the database is asked for every answer until they can");
-        if !every(TRY_AGAIN_AFTER, &stop).await {
+        if !sleep_or_stop(TRY_AGAIN_AFTER, &stop).await {
             return;
         }
     }
@@ -37,7 +38,7 @@ pub(super) async fn tell(store: Store, cache: Arc<Cache>, stop: CancellationToke
 /// Fills the memory, once it can be trusted.
 pub(super) async fn warm(store: Store, cache: Arc<Cache>, customers: usize, stop: CancellationToken) {
     while cache.freshness.session() == 0 {
-        if !every(Duration::from_millis(50), &stop).await {
+        if !sleep_or_stop(Duration::from_millis(50), &stop).await {
             return;
         }
     }

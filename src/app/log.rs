@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Mutex;
 
+use super::clock;
 use super::keys::KeyPaths;
 use super::publication::Publication;
-use super::{clock, every};
+use super::tasks::{Tasks, sleep_or_stop};
 use crate::config::audit::AuditConfig;
 use crate::error::{Error, StartError};
 use crate::ops::log::memory::Memory;
@@ -56,14 +57,13 @@ pub async fn open(store: &Store, config: &AuditConfig, data_dir: &Path) -> Resul
 
 impl Log {
     /// Seals until it is time to stop, and then once more.
-    pub fn seal(
-        &mut self,
-        publication: Publication,
-        stop: CancellationToken,
-    ) -> Option<tokio::task::JoinHandle<()>> {
-        let mut sealer = self.sealer.take()?;
-        let view = Arc::clone(&self.view);
-        Some(tokio::spawn(async move {
+    pub fn seal(&mut self, publication: Publication, tasks: &Tasks) {
+        let Some(sealer) = self.sealer.take() else { return };
+        // The sealer keeps the trees that it saw across a restart of its task.
+        let sealer = Arc::new(Mutex::new(sealer));
+        let context = (sealer, Arc::new(publication), Arc::clone(&self.view));
+        tasks.spawn("sealer", context, |(sealer, publication, view), stop| async move {
+            let mut sealer = sealer.lock().await;
             loop {
                 let stopping = stop.is_cancelled();
                 let more = round(&mut sealer, &publication).await;
@@ -72,10 +72,10 @@ impl Log {
                     return;
                 }
                 if !more {
-                    every(INTERVAL, &stop).await;
+                    sleep_or_stop(INTERVAL, &stop).await;
                 }
             }
-        }))
+        });
     }
 }
 

@@ -11,7 +11,8 @@ use reqwest::{Client, StatusCode, Url};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{clock, every};
+use super::clock;
+use super::tasks::{Tasks, sleep_or_stop};
 use crate::config::audit::{AuditConfig, Witness};
 use crate::error::StartError;
 use crate::ops::log::sealer::Signed;
@@ -35,24 +36,24 @@ pub struct Publication {
 
 impl Publication {
     /// Starts a task for each place that must be called.
-    pub fn start(
-        config: &AuditConfig,
-        store: &Store,
-        stop: &CancellationToken,
-    ) -> Result<(Self, Vec<tokio::task::JoinHandle<()>>), StartError> {
+    pub fn start(config: &AuditConfig, store: &Store, tasks: &Tasks) -> Result<Self, StartError> {
         let (newest, follow) = watch::channel(None);
-        let mut tasks = Vec::new();
         if config.audit_checkpoint_webhook.is_some() || !config.audit_witnesses.is_empty() {
             let client = client()?;
             if let Some(url) = config.audit_checkpoint_webhook.clone() {
-                tasks.push(tokio::spawn(call_webhook(client.clone(), url, follow.clone(), stop.clone())));
+                let context = (client.clone(), url, follow.clone());
+                tasks.spawn("checkpoint_webhook", context, |(client, url, follow), stop| {
+                    call_webhook(client, url, follow, stop)
+                });
             }
             for witness in config.audit_witnesses.clone() {
-                let (client, store) = (client.clone(), store.clone());
-                tasks.push(tokio::spawn(ask_witness(client, store, witness, follow.clone(), stop.clone())));
+                let context = (client.clone(), store.clone(), witness, follow.clone());
+                tasks.spawn("witness", context, |(client, store, witness, follow), stop| {
+                    ask_witness(client, store, witness, follow, stop)
+                });
             }
         }
-        Ok((Self { file: config.audit_checkpoint_file.clone(), newest }, tasks))
+        Ok(Self { file: config.audit_checkpoint_file.clone(), newest })
     }
 
     /// A checkpoint that some replica signed: into this replica's file.
@@ -123,11 +124,11 @@ async fn with_newest<F: Future<Output = Result<(), String>>>(
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
-            if !every(pause, &stop).await {
+            if !sleep_or_stop(pause, &stop).await {
                 return;
             }
         }
-        if !every(pause, &stop).await {
+        if !sleep_or_stop(pause, &stop).await {
             return;
         }
     }

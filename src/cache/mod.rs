@@ -9,6 +9,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::health::Health;
 use crate::store::Store;
 
 pub mod consents;
@@ -32,6 +33,8 @@ pub struct Cache {
     pub keys: Keys,
     pub freshness: Arc<Freshness>,
     pub hints: Hints,
+    /// The health of this replica, to which its parts report.
+    pub health: Arc<Health>,
 }
 
 /// How much is held, and how long it may be relied upon.
@@ -44,13 +47,14 @@ pub struct Bounds {
 }
 
 impl Cache {
-    pub fn new(store: &Store, bounds: Bounds) -> Self {
+    pub fn new(store: &Store, bounds: Bounds, health: &Arc<Health>) -> Self {
         let freshness = Arc::new(Freshness::new(bounds.max_stale));
         Self {
             consents: Consents::new(store, Arc::clone(&freshness), bounds.customers),
             keys: Keys::new(store, Arc::clone(&freshness)),
             freshness,
             hints: Hints::of_a_new_replica(),
+            health: Arc::clone(health),
         }
     }
 

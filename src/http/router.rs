@@ -6,7 +6,6 @@ use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -45,6 +44,7 @@ use super::rates::Rates;
 use super::{console, my, pages, server, spec};
 use crate::cache::Cache;
 use crate::error::Error;
+use crate::health::Health;
 use crate::ops::consents::Writer;
 use crate::ops::log::verifying::Verifications;
 use crate::ops::log::{LogKeys, LogView};
@@ -81,8 +81,7 @@ pub struct Parts {
     pub clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     pub cursors: Cursors,
     pub trusted_proxies: Arc<[IpNetwork]>,
-    /// Whether requests should be sent here.
-    pub ready: Arc<AtomicBool>,
+    pub health: Arc<Health>,
     /// Renders the metrics; `None` where another listener does.
     pub metrics: Option<Metrics>,
     pub gate: Arc<Gate>,

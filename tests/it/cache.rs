@@ -561,7 +561,8 @@ async fn what_was_read_before_memory_caught_up_is_not_taken_for_fresh() {
     service.put(customer, &images()).send().await.expect(201);
     let proxy = Proxy::before(&service.login).await;
     let store = Store::new(&proxy.options(&service.login), 1, 1);
-    let cache = Cache::new(&store, Bounds { customers: 10, max_stale: Duration::from_secs(5) });
+    let cache =
+        Cache::new(&store, Bounds { customers: 10, max_stale: Duration::from_secs(5) }, &Arc::default());
     let known = cache.consents.known(customer, 0).await.expect("it is looked up");
     let mut record = known.record.expect("a consent");
     // From now on memory alone can answer.

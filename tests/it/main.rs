@@ -38,6 +38,7 @@ mod server;
 mod service;
 mod spec;
 mod table;
+mod tasks;
 mod tlog;
 mod visit;
 mod visitor;

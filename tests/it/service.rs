@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use consentd::cache::follow::Follower;
 use consentd::cache::freshness::Moment;
 use consentd::cache::{Bounds, Cache};
 use consentd::domain::WriterKey;
+use consentd::health::Health;
 use consentd::http;
 use consentd::http::limits::Gate;
 use consentd::http::server::Peer;
@@ -259,7 +260,9 @@ impl Service {
         });
         let view = Arc::new(LogView::default());
         let verifications = Arc::new(Verifications::default());
-        let cache = Arc::new(Cache::new(&store, Bounds { customers: 1000, max_stale }));
+        let health = Arc::new(Health::default());
+        health.set_serving(true);
+        let cache = Arc::new(Cache::new(&store, Bounds { customers: 1000, max_stale }, &health));
         let (writer, lanes) =
             Writer::start(&store, &cache, keys.writers.first(), NonZeroU16::new(2).expect("two lanes"));
         let state = AppState::from(Parts {
@@ -272,7 +275,7 @@ impl Service {
             clock: Arc::new(move || *now.lock().expect("the clock")),
             cursors: Cursors::new(secret),
             trusted_proxies: ["10.0.0.0/8".parse().expect("a network")].into(),
-            ready: Arc::new(AtomicBool::new(true)),
+            health,
             metrics: None,
             gate: Arc::new(Gate::new(64, 64, 4)),
             rates: Arc::new(Rates::default()),

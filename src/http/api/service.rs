@@ -12,6 +12,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::answer;
+use crate::health::{Component, Detail};
 use crate::http::problem::{KINDS, NOT_FOUND, Problem, ProblemDocument, documentation};
 use crate::http::{AppState, Metrics, spec};
 
@@ -23,8 +24,15 @@ pub enum Condition {
     Down,
 }
 
+impl Condition {
+    fn of(is_up: bool) -> Self {
+        if is_up { Self::Up } else { Self::Down }
+    }
+}
+
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Health {
+#[schema(as = Health)]
+pub struct ReadinessReport {
     /// Whether requests should be sent here.
     #[schema(example = "ready")]
     status: &'static str,
@@ -39,8 +47,8 @@ pub struct Dependency {
     condition: Condition,
     /// What is wrong with it; absent while it is up.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    detail: Option<&'static str>,
+    #[schema(value_type = Option<String>, nullable = false)]
+    detail: Option<Detail>,
 }
 
 const FORKED: &str =
@@ -56,30 +64,42 @@ pub async fn livez() -> &'static str {
 
 /// Should requests be sent here?
 ///
-/// Not before the first connection to a migrated database, and not while stopping. Stays 200 when the database is gone
-/// later, or the audit log is forked, naming it: another instance would be no better off.
+/// 503 before the start is complete, while stopping, and for faults of this replica alone, such as its clock. Faults that
+/// all replicas share are named with 200: the database is gone, the audit log is forked. Another replica would be no
+/// better off.
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "Service",
     responses(
-        (status = 200, description = "Ready; a dependency may be down", body = Health),
-        (status = 503, description = "Starting or stopping", body = Health),
+        (status = 200, description = "Ready; a dependency may be down", body = ReadinessReport),
+        (status = 503, description = "Starting, stopping, or a fault of this replica alone", body = ReadinessReport),
     ),
     security(()),
 )]
 pub async fn readyz(State(state): State<AppState>) -> Response {
-    let condition = if state.store.ping().await.is_ok() { Condition::Up } else { Condition::Down };
-    let log = state.log.get();
-    let sealed = if log.fork.is_none() { Condition::Up } else { Condition::Down };
-    let ready = state.ready.load(std::sync::atomic::Ordering::Relaxed);
-    let health = Health {
-        status: if ready { "ready" } else { "not ready" },
-        dependencies: vec![
-            Dependency { name: "database", condition, detail: None },
-            Dependency { name: "audit_log", condition: sealed, detail: log.fork.map(|_| FORKED) },
-        ],
-    };
+    let database_is_up = state.store.ping().await.is_ok();
+    let log_is_forked = state.log.get().fork.is_some();
+    let mut dependencies: Vec<_> = Component::ALL
+        .into_iter()
+        .map(|component| {
+            let detail = match component {
+                Component::AuditLog if log_is_forked => Some(FORKED.into()),
+                component => state.health.fault(component),
+            };
+            let is_up = detail.is_none() && (component != Component::Database || database_is_up);
+            Dependency { name: component.name(), condition: Condition::of(is_up), detail }
+        })
+        .collect();
+    let panicked = state.health.panicked_tasks();
+    dependencies.push(Dependency {
+        name: "background_tasks",
+        condition: Condition::of(panicked.is_empty()),
+        detail: (!panicked.is_empty())
+            .then(|| format!("restarted after a panic: {}", panicked.join(", ")).into()),
+    });
+    let ready = state.health.is_ready();
+    let health = ReadinessReport { status: if ready { "ready" } else { "not ready" }, dependencies };
     answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &health)
 }
 
