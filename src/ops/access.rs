@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::log::{LogKeys, vouching};
 use crate::domain::PII_READ;
 use crate::error::Error;
-use crate::store::Store;
 use crate::store::consents::Attribution;
 use crate::store::log::sealing;
+use crate::store::{Store, settle};
 
 /// Records that somebody looks at `what`; by which filter it was found is the attribution's reason, for a filter may name
 /// a person. Durable when this returns: nothing is shown before.
@@ -22,10 +22,13 @@ pub async fn record(
     now: DateTime<Utc>,
 ) -> Result<i64, Error> {
     let mut transaction = store.begin().await?;
-    let details = json!({ "what": what });
-    let (audit_id, _) =
-        vouching::event(&mut transaction, keys, PII_READ, customer_id, &details, by, now).await?;
-    sealing::enqueue(&mut transaction, audit_id).await?;
-    transaction.commit().await?;
-    Ok(audit_id)
+    let recorded = async {
+        let details = json!({ "what": what });
+        let (audit_id, _) =
+            vouching::event(&mut transaction, keys, PII_READ, customer_id, &details, by, now).await?;
+        sealing::enqueue(&mut transaction, audit_id).await?;
+        Ok(audit_id)
+    };
+    let recorded = recorded.await;
+    settle(transaction, recorded).await
 }

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use crate::domain::{Customer, CustomerTier};
 use crate::error::Error;
-use crate::store::Store;
 use crate::store::customers::{self, CustomerChange};
+use crate::store::{Store, settle};
 
 /// A customer who is to be created.
 #[derive(Clone, Debug)]
@@ -51,8 +51,7 @@ pub async fn change(
     now: DateTime<Utc>,
 ) -> Result<Customer, Error> {
     let mut transaction = store.begin().await?;
-    let customer =
-        customers::update(&mut transaction, customer_id, change, now).await?.ok_or(Error::UnknownCustomer)?;
-    transaction.commit().await?;
-    Ok(customer)
+    let changed = customers::update(&mut transaction, customer_id, change, now).await;
+    let changed = changed.and_then(|customer| customer.ok_or(Error::UnknownCustomer));
+    settle(transaction, changed).await
 }

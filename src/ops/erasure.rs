@@ -9,12 +9,12 @@ use uuid::Uuid;
 use crate::domain::{CustomerField, Erasure, Leaf, PII_ERASED, PersonalField, ranges};
 use crate::error::Error;
 use crate::ops::log::{LogKeys, vouching};
-use crate::store::Store;
 use crate::store::consents::Attribution;
 use crate::store::erasure::{self, Reached};
 use crate::store::links;
 use crate::store::log::entries::{self, StoredEntry};
 use crate::store::log::sealing;
+use crate::store::{Store, settle};
 use crate::tlog::Hash;
 use crate::tlog::tree::leaf_hash;
 
@@ -51,7 +51,19 @@ pub async fn request(
         return Err(Error::UnknownCustomer);
     }
     let mut transaction = store.begin().await?;
-    let held = erasure::customer_holds(&mut transaction, request.customer_id).await?.unwrap_or_default();
+    let logged = log_all(&mut transaction, keys, request, by, now).await;
+    settle(transaction, logged).await
+}
+
+/// Logs as many events as the entries need.
+async fn log_all(
+    connection: &mut sqlx::PgConnection,
+    keys: &LogKeys,
+    request: &ErasureRequest,
+    by: &Attribution,
+    now: DateTime<Utc>,
+) -> Result<Logged, Error> {
+    let held = erasure::customer_holds(connection, request.customer_id).await?.unwrap_or_default();
     let mut customer_fields: Vec<CustomerField> =
         request.customer_fields.iter().copied().filter(|field| held.contains(field)).collect();
     let mut logged = Logged { customer_fields: customer_fields.clone(), ..Logged::default() };
@@ -61,7 +73,7 @@ pub async fn request(
         // The erasure's own events, who asked for it and why, are not among what it erases.
         let within = (after, logged.audit_ids.first().copied().unwrap_or(i64::MAX));
         let entries =
-            erasure::holding(&mut transaction, request.customer_id, &request.fields, within, limit).await?;
+            erasure::holding(connection, request.customer_id, &request.fields, within, limit).await?;
         if entries.is_empty() && customer_fields.is_empty() {
             break;
         }
@@ -74,11 +86,8 @@ pub async fn request(
             customer_fields: std::mem::take(&mut customer_fields),
             replays: None,
         };
-        logged
-            .audit_ids
-            .push(log(&mut transaction, keys, Some(request.customer_id), &details, by, now).await?);
+        logged.audit_ids.push(log(connection, keys, Some(request.customer_id), &details, by, now).await?);
     }
-    transaction.commit().await?;
     Ok(logged)
 }
 

@@ -8,7 +8,7 @@ use crate::domain::Precondition;
 use crate::error::Error;
 use crate::ops::consents::{Decision, Request, Writer};
 use crate::store::consents::{self, Attribution, Due};
-use crate::store::{Store, maintenance};
+use crate::store::{Store, maintenance, settle};
 
 /// How many are handed to the writer at once: less than it lets queue.
 const CHUNK: i64 = 200;
@@ -31,10 +31,16 @@ pub async fn sweep(store: &Store, writer: &Writer, now: DateTime<Utc>) -> Result
     loop {
         // It changes nothing itself: while it is open, no other replica sweeps.
         let mut claim = store.begin().await?;
-        if !maintenance::claim_sweep(&mut claim).await? {
-            return Ok(last.map(|_| swept));
-        }
-        let due = consents::due(&mut claim, now, last, CHUNK).await?;
+        let due = async {
+            if !maintenance::claim_sweep(&mut claim).await? {
+                return Ok(None);
+            }
+            consents::due(&mut claim, now, last, CHUNK).await.map(Some)
+        };
+        let due = match due.await {
+            Ok(Some(due)) => due,
+            outcome => return settle(claim, outcome.map(|_| last.map(|_| swept))).await,
+        };
         let outcomes = join_all(due.iter().map(|due| {
             writer.submit(Request {
                 customer_id: due.customer_id,

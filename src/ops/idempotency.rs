@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::domain::ApiKey;
 use crate::error::Error;
-use crate::store::Store;
 use crate::store::idempotency::{self, KeptAnswer};
+use crate::store::{Store, settle};
 
 /// How long an answer is kept.
 pub const KEPT_FOR: TimeDelta = TimeDelta::hours(24);
@@ -24,9 +24,8 @@ const NONCE: usize = 24;
 /// Forgets the answers whose time is over.
 pub async fn forget(store: &Store, now: DateTime<Utc>) -> Result<(), Error> {
     let mut transaction = store.begin().await?;
-    idempotency::forget(&mut transaction, now - KEPT_FOR).await?;
-    transaction.commit().await?;
-    Ok(())
+    let forgotten = idempotency::forget(&mut transaction, now - KEPT_FOR).await;
+    settle(transaction, forgotten).await
 }
 
 /// A request which may be a retry.

@@ -6,8 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::{ApiKey, ApiKeyRecord, KeyKind, Principal, Scope};
 use crate::error::Error;
-use crate::store::Store;
-use crate::store::keys;
+use crate::store::{Store, keys, settle};
 
 /// A key which is to be made.
 #[derive(Clone, Debug)]
@@ -47,10 +46,12 @@ pub async fn create(
 /// Revokes a key, effective at once. Revoking it again changes nothing.
 pub async fn revoke(store: &Store, caller: &Principal, key_id: Uuid) -> Result<(), Error> {
     let mut transaction = store.begin().await?;
-    lock_within_reach(&mut transaction, caller, key_id).await?;
-    keys::revoke(&mut transaction, key_id).await?;
-    transaction.commit().await?;
-    Ok(())
+    let revoked = async {
+        lock_within_reach(&mut transaction, caller, key_id).await?;
+        keys::revoke(&mut transaction, key_id).await
+    };
+    let revoked = revoked.await;
+    settle(transaction, revoked).await
 }
 
 /// Makes a key with the same rights; the old one stays good for `overlap`, or until its own end if that is sooner.
@@ -104,22 +105,25 @@ pub async fn create_operator_key(
     publish: impl FnOnce(&ApiKey) -> Result<(), Error> + Send,
 ) -> Result<bool, Error> {
     let mut transaction = store.begin().await?;
-    keys::lock_first_key(&mut transaction).await?;
-    if !always && keys::has_operator_key(&mut transaction).await? {
-        return Ok(false);
-    }
-    let new = NewKey {
-        customer_id: None,
-        key_name: Some("operator".to_owned()),
-        scopes: vec![Scope::Admin],
-        kind: KeyKind::Live,
-        rate_limit_override_rpm: None,
-        expires_at: None,
+    let made = async {
+        keys::lock_first_key(&mut transaction).await?;
+        if !always && keys::has_operator_key(&mut transaction).await? {
+            return Ok(false);
+        }
+        let new = NewKey {
+            customer_id: None,
+            key_name: Some("operator".to_owned()),
+            scopes: vec![Scope::Admin],
+            kind: KeyKind::Live,
+            rate_limit_override_rpm: None,
+            expires_at: None,
+        };
+        let (_, key) = create(&mut transaction, new, now).await?;
+        publish(&key)?;
+        Ok(true)
     };
-    let (_, key) = create(&mut transaction, new, now).await?;
-    publish(&key)?;
-    transaction.commit().await?;
-    Ok(true)
+    let made = made.await;
+    settle(transaction, made).await
 }
 
 fn random_key(kind: KeyKind) -> Result<ApiKey, Error> {

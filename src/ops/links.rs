@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::{ConsentLink, LinkClaims, LinkKey};
 use crate::error::Error;
-use crate::store::{Store, links};
+use crate::store::{Store, links, settle};
 
 /// How long a key signs new links.
 pub const KEY_SIGNS_FOR: TimeDelta = TimeDelta::days(30);
@@ -57,23 +57,24 @@ pub async fn revoke(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     let mut transaction = store.begin().await?;
-    if !links::revoke(&mut transaction, customer_id, link_id, now).await? {
-        return Err(Error::UnknownConsentLink);
-    }
-    transaction.commit().await?;
-    Ok(())
+    let found = links::revoke(&mut transaction, customer_id, link_id, now).await;
+    let revoked = found.and_then(|found| found.then_some(()).ok_or(Error::UnknownConsentLink));
+    settle(transaction, revoked).await
 }
 
 /// Makes the next key when its time has come, and clears away links that ended long ago, and the keys that signed none of
 /// those that are left.
 pub async fn maintain(store: &Store, now: DateTime<Utc>) -> Result<(), Error> {
     let mut transaction = store.begin().await?;
-    signing_key(&mut transaction, now).await?;
-    links::forget(&mut transaction, now - KEPT_FOR).await?;
-    // A link that is being made now is not seen here: its key still signs.
-    links::forget_keys(&mut transaction, now - KEY_SIGNS_FOR - TimeDelta::hours(1)).await?;
-    transaction.commit().await?;
-    Ok(())
+    let maintained = async {
+        signing_key(&mut transaction, now).await?;
+        links::forget(&mut transaction, now - KEPT_FOR).await?;
+        // A link that is being made now is not seen here: its key still signs.
+        links::forget_keys(&mut transaction, now - KEY_SIGNS_FOR - TimeDelta::hours(1)).await?;
+        Ok(())
+    };
+    let maintained = maintained.await;
+    settle(transaction, maintained).await
 }
 
 /// Two replicas may make one each at the same time: both are good.

@@ -71,7 +71,8 @@ impl Store {
         Self { reads, writes }
     }
 
-    /// A transaction. Call it only where nobody can cancel it: in a task of its own (`http::detached`).
+    /// A transaction, to be ended with [`settle`]. Call it only where nobody can cancel it: in a task of its own
+    /// (`http::detached`).
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
         Ok(self.writes.begin().await?)
     }
@@ -111,6 +112,25 @@ impl Store {
     pub async fn close(&self) {
         self.writes.close().await;
         self.reads.close().await;
+    }
+}
+
+/// Commits the transaction if its work succeeded, and rolls it back if not. A transaction that is only dropped is rolled
+/// back some time later: until then it keeps its locks, and a caller that has its answer meets them with its next request.
+pub async fn settle<T>(
+    transaction: Transaction<'static, Postgres>,
+    outcome: Result<T, Error>,
+) -> Result<T, Error> {
+    match outcome {
+        Ok(done) => {
+            transaction.commit().await?;
+            Ok(done)
+        }
+        Err(error) => {
+            // If this fails, the connection is closed, and the database rolls back.
+            let _ = transaction.rollback().await;
+            Err(error)
+        }
     }
 }
 

@@ -32,6 +32,7 @@ mod permissions;
 mod program;
 mod proxy;
 mod refusals;
+mod retries;
 mod robustness;
 mod rules;
 mod server;

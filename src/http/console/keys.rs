@@ -23,6 +23,7 @@ use crate::http::{AppState, detached};
 use crate::ops;
 use crate::ops::keys::NewKey;
 use crate::store::keys::KeyFilter;
+use crate::store::settle;
 
 const SHOWN: usize = 50;
 /// How long an exchanged key may stay good, in seconds.
@@ -178,9 +179,8 @@ pub async fn create(
     let store = state.store.clone();
     let (record, secret) = detached(async move {
         let mut transaction = store.begin().await?;
-        let made = ops::keys::create(&mut transaction, new, now).await?;
-        transaction.commit().await?;
-        Ok(made)
+        let made = ops::keys::create(&mut transaction, new, now).await;
+        settle(transaction, made).await
     })
     .await?;
     shown_once(&state, &visitor, record, &secret, None).await
@@ -200,9 +200,8 @@ pub async fn rotate(
     let rotated = detached(async move {
         let mut transaction = store.begin().await?;
         let overlap = TimeDelta::seconds(overlap);
-        let made = ops::keys::rotate(&mut transaction, &principal, key_id, overlap, now).await?;
-        transaction.commit().await?;
-        Ok(made)
+        let made = ops::keys::rotate(&mut transaction, &principal, key_id, overlap, now).await;
+        settle(transaction, made).await
     })
     .await;
     state.cache.keys_changed();
