@@ -16,8 +16,10 @@ use crate::config::{DatabaseConfig, ServeArgs, ServeConfig};
 use crate::domain::ApiKey;
 use crate::error::{Error, StartError};
 use crate::health::Health;
-use crate::http::limits::Gate;
-use crate::http::{self, AppState, Cursors, Parts, Rates};
+use crate::http::downloads::{Downloads, MinimumRate};
+use crate::http::limits::ConcurrencyLimits;
+use crate::http::shares::Shares;
+use crate::http::{self, AppState, Cursors, Parts, RateLimiter};
 use crate::ops;
 use crate::ops::consents::Writer;
 use crate::postgres::{self, Cluster, Settings};
@@ -242,8 +244,10 @@ async fn build(
         trusted_proxies: config.trusted_proxies.clone().into(),
         health: Arc::clone(&cache.health),
         metrics: config.metrics_listen.is_none().then(|| Arc::clone(render)),
-        gate: Arc::new(Gate::new(config.max_concurrency, config.max_concurrency, config.read_connections)),
-        rates: Arc::new(Rates::default()),
+        concurrency: ConcurrencyLimits::new(config.max_concurrency),
+        bodies: Shares::new(http::BODIES),
+        downloads: Downloads::new(config.read_connections, MinimumRate::default()),
+        rates: RateLimiter::default(),
         log_keys: Arc::clone(&log.keys),
         log: Arc::clone(&log.view),
         public_url,

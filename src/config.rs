@@ -259,7 +259,8 @@ pub struct ServeConfig {
     #[arg(long, env = "CONSENTD_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
     pub max_connections: usize,
 
-    /// Requests that may be worked on at once; as many wait up to 100 ms, others are answered 503
+    /// Requests of the API that run at the same time, reads and writes each; the console and public pages have a quarter of
+    /// that each, and withdrawals a sixteenth in reserve. The same number waits up to 100 ms, others are answered 503
     #[arg(long, env = "CONSENTD_MAX_CONCURRENCY", default_value_t = 256, value_name = "N")]
     pub max_concurrency: usize,
 

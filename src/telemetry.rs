@@ -32,6 +32,7 @@ use crate::error::StartError;
 const REQUEST_DURATION: &str = "http_server_request_duration_seconds";
 const ACTIVE_REQUESTS: &str = "http_server_active_requests";
 const OVERLOAD_REFUSALS: &str = "consentd_overload_refusals_total";
+const DOWNLOADS_CUT: &str = "consentd_downloads_cut_total";
 const POOL_CONNECTIONS: &str = "db_client_connection_count";
 const DATABASE_UP: &str = "consentd_database_up";
 const TASK_PANICS: &str = "consentd_task_panics_total";
@@ -203,6 +204,11 @@ fn describe() {
         Unit::Count,
         "Requests refused because too many were being worked on"
     );
+    describe_counter!(
+        DOWNLOADS_CUT,
+        Unit::Count,
+        "Downloads that were ended because their clients took them too slowly"
+    );
     describe_gauge!(POOL_CONNECTIONS, Unit::Count, "Database connections by pool and state");
     describe_gauge!(DATABASE_UP, "1 while the database answers, else 0");
     describe_counter!(TASK_PANICS, Unit::Count, "Panics of background tasks, each of which was restarted");
@@ -218,9 +224,10 @@ fn describe() {
     );
     describe_counter!(SWEEP_FAILURES, Unit::Count, "Expiry sweeps of this replica that failed");
     // A counter that appears only with its first event hides that event from `increase()`.
-    for kind in ["read", "write"] {
+    for kind in ["read", "write", "console", "public", "export", "body"] {
         counter!(OVERLOAD_REFUSALS, "kind" => kind).absolute(0);
     }
+    counter!(DOWNLOADS_CUT).absolute(0);
     audit::describe();
     cache::describe();
     counter!(SWEEP_ENTRIES).absolute(0);
@@ -270,6 +277,10 @@ pub fn sweep_failed() {
 
 pub(crate) fn refused_for_overload(kind: &'static str) {
     metrics::counter!(OVERLOAD_REFUSALS, "kind" => kind).increment(1);
+}
+
+pub(crate) fn download_cut() {
+    metrics::counter!(DOWNLOADS_CUT).increment(1);
 }
 
 /// A request that is being worked on: counted until it is dropped.

@@ -215,9 +215,11 @@ pub struct Principal {
     pub customer_id: Option<Uuid>,
     pub key_prefix: String,
     pub scopes: Vec<Scope>,
-    /// Requests per minute; `None`: no limit.
+    /// Requests per minute with this key; `None`: only the customer's limit.
+    pub rate_limit_override_rpm: Option<i32>,
+    /// Requests per minute with all keys of the customer; `None`: no limit.
     pub rate_limit_rpm: Option<i32>,
-    /// Requests per day; `None`: no limit.
+    /// Requests per day with all keys of the customer; `None`: no limit.
     pub rate_limit_rpd: Option<i32>,
 }
 
@@ -256,7 +258,7 @@ pub struct ApiKeyRecord {
     #[schema(max_length = 255, example = "dashboard")]
     pub key_name: Option<String>,
     pub scopes: Vec<String>,
-    /// Requests per minute, instead of the customer's.
+    /// Requests per minute with this key: fewer than its customer may make, or more.
     #[schema(minimum = 1)]
     pub rate_limit_override_rpm: Option<i32>,
     pub created_at: DateTime<Utc>,

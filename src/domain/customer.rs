@@ -36,10 +36,10 @@ pub struct Customer {
     #[schema(max_length = 255, example = "Example Robotics")]
     pub company_name: Option<String>,
     pub tier: CustomerTier,
-    /// Requests per minute that each of the customer's keys may make.
+    /// Requests per minute with all of the customer's keys together.
     #[schema(minimum = 1, example = 60)]
     pub rate_limit_rpm: i32,
-    /// Requests per day that each of the customer's keys may make.
+    /// Requests per day with all of the customer's keys together.
     #[schema(minimum = 1, example = 1000)]
     pub rate_limit_rpd: i32,
     /// An inactive customer's keys are refused.

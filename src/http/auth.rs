@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use utoipa::openapi::OpenApi;
 
 use super::AppState;
+use super::admission::is_withdrawal;
 use super::extract::Caller;
 use super::observe::CallerName;
 use super::problem::{FORBIDDEN, Problem};
@@ -62,7 +63,7 @@ impl AccessTable {
     }
 }
 
-/// Lets through whoever may call this route.
+/// Lets through callers that may call this route.
 pub async fn authorize<F: Future<Output = Response>>(
     state: &AppState,
     access: &AccessTable,
@@ -82,7 +83,10 @@ pub async fn authorize<F: Future<Output = Response>>(
         Err(problem) => return problem.into_response(),
     };
     let name = CallerName(Arc::clone(&caller.principal));
-    let allowance = state.rates.take(&caller.principal, now);
+    let mut allowance = state.rates.check(&caller.principal, now);
+    if allowance.exhausted_for().is_some() && is_withdrawal(request.method(), template, &[]) {
+        allowance = state.rates.check_withdrawal(&caller.principal, now);
+    }
     let mut response = if let Some(wait) = allowance.exhausted_for() {
         Problem::rate_limited(wait).into_response()
     } else if wanted.iter().any(|scope| caller.principal.may(*scope)) {

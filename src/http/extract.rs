@@ -2,14 +2,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, USER_AGENT};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use ipnetwork::IpNetwork;
 use uuid::Uuid;
 
@@ -18,16 +17,12 @@ use super::input::{self, Fields, Params};
 use super::json;
 use super::observe::RequestId;
 use super::problem::{
-    BODY_TOO_LARGE, INVALID_PARAMETER, MALFORMED_JSON, Problem, REQUEST_TIMEOUT, UNAUTHENTICATED,
-    UNSUPPORTED_MEDIA_TYPE,
+    BODY_TOO_LARGE, INVALID_PARAMETER, MALFORMED_JSON, Problem, UNAUTHENTICATED, UNSUPPORTED_MEDIA_TYPE,
 };
 use super::server::Peer;
 use crate::domain::{ApiKey, Precondition, Principal};
 use crate::error::{Error, Fault};
 use crate::store::consents::Attribution;
-
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request body which reads itself from the fields of a JSON object.
 pub trait Body: Sized {
@@ -92,18 +87,11 @@ fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
+/// The bytes of a body, which is in memory since its request was admitted.
 pub(super) async fn collect(request: Request, max_bytes: usize) -> Result<Bytes, Problem> {
-    let body = Limited::new(request.into_body(), max_bytes);
-    match tokio::time::timeout(BODY_TIMEOUT, body.collect()).await {
-        Err(_) => Err(Problem::new(
-            &REQUEST_TIMEOUT,
-            format!("the body did not arrive within {} seconds", BODY_TIMEOUT.as_secs()),
-        )),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Problem::new(&BODY_TOO_LARGE, format!("at most {max_bytes} bytes are taken")))
-        }
-        Ok(Err(_)) => Err(Problem::new(&MALFORMED_JSON, "the body ended before it was whole")),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+    match Limited::new(request.into_body(), max_bytes).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(_) => Err(Problem::new(&BODY_TOO_LARGE, format!("at most {max_bytes} bytes are accepted"))),
     }
 }
 

@@ -1,4 +1,7 @@
-//! Overload: only so much is worked on at once, little waits, and the rest is told at once to come back.
+//! Limits of concurrency: a bounded number of requests is worked on at once, few wait, and the rest is refused at once.
+//!
+//! A permit is never held while the service waits for a client: it is taken when the whole request is in memory, and given
+//! back before the answer is sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,85 +11,106 @@ use tokio::time::timeout;
 
 use crate::telemetry;
 
-/// Longer than a burst, shorter than what a caller takes for an outage.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// The longest wait for a permit: longer than a burst, shorter than what a caller takes for an outage.
+pub const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A place among the requests that are worked on: given back when it is dropped.
+/// A permit to work on a request: given back when it is dropped.
 #[derive(Debug)]
-#[must_use = "the place is given back when this is dropped"]
-pub struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+#[must_use = "the permit is given back when this is dropped"]
+pub struct Permit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
-/// Exports that may run at once, if there are read connections for twice as many: each keeps one busy.
-const EXPORTS: usize = 4;
-
-/// Places for reads, for writes and for exports, counted apart: a flood of one does not starve the others.
-#[derive(Clone, Debug)]
-pub struct Gate {
-    reads: Budget,
-    writes: Budget,
-    exports: Budget,
+/// Requests that share permits. A flood of one group does not starve the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Reads of the API.
+    Read,
+    /// All other requests of the API.
+    Write,
+    /// Pages of the console, for people who have signed in.
+    Console,
+    /// All that needs no API key and no session: the sign-in, the customer's page, the public checkpoint. Sessions of the
+    /// console are looked up with these permits too, since a made-up session costs as much as a real one.
+    Public,
 }
 
-/// As many may wait as have a place. Whoever came behind them would wait in vain, and those who do so in their thousands
-/// take the time in which others could be served: they are refused at once.
+/// The permits of all groups.
 #[derive(Clone, Debug)]
-struct Budget {
+pub struct ConcurrencyLimits {
+    read: Pool,
+    write: Pool,
+    console: Pool,
+    public: Pool,
+}
+
+/// The permits of one group, and those that are reserved for its withdrawals.
+#[derive(Clone, Debug)]
+struct Pool {
     kind: &'static str,
-    places: Arc<Semaphore>,
+    permits: Permits,
+    reserve: Permits,
+}
+
+/// No more requests may wait than there are permits. A request behind them would wait in vain, and thousands that wait take
+/// the time in which others could be answered.
+#[derive(Clone, Debug)]
+struct Permits {
+    free: Arc<Semaphore>,
     turns: Arc<Semaphore>,
 }
 
-impl Gate {
-    pub fn new(reads: usize, writes: usize, read_connections: u32) -> Self {
-        let exports = EXPORTS.min(read_connections as usize / 2);
+impl ConcurrencyLimits {
+    /// `size` permits for reads and for writes each, a quarter of that for the console and for public pages each. A
+    /// sixteenth is added to each group as the reserve of withdrawals.
+    pub fn new(size: usize) -> Self {
+        let pool =
+            |kind, permits| Pool { kind, permits: Permits::new(permits), reserve: Permits::new(size / 16) };
         Self {
-            reads: Budget::new("read", reads),
-            writes: Budget::new("write", writes),
-            exports: Budget::new("export", exports),
+            read: pool("read", size),
+            write: pool("write", size),
+            console: pool("console", size / 4),
+            public: pool("public", size / 4),
         }
     }
 
-    /// A place for a read; `None` when none came free in time.
-    pub async fn read(&self) -> Option<Place> {
-        self.reads.enter().await
-    }
-
-    /// A place for a write; `None` when none came free in time.
-    pub async fn write(&self) -> Option<Place> {
-        self.writes.enter().await
-    }
-
-    /// A place for an export, to be kept until its last byte; `None` when none came free in time.
-    pub async fn export(&self) -> Option<Place> {
-        self.exports.enter().await
+    /// A permit; `None` if none came free in time. `is_withdrawal` is called only if there is none at once: a withdrawal
+    /// then waits for the reserve, which nothing else can use.
+    pub async fn enter(&self, group: Group, is_withdrawal: impl FnOnce() -> bool) -> Option<Permit> {
+        let pool = match group {
+            Group::Read => &self.read,
+            Group::Write => &self.write,
+            Group::Console => &self.console,
+            Group::Public => &self.public,
+        };
+        if let Some(permit) = pool.permits.try_enter() {
+            return Some(permit);
+        }
+        let permits = if is_withdrawal() { &pool.reserve } else { &pool.permits };
+        let permit = permits.wait().await;
+        if permit.is_none() {
+            telemetry::refused_for_overload(pool.kind);
+        }
+        permit
     }
 }
 
-impl Budget {
-    fn new(kind: &'static str, places: usize) -> Self {
-        let semaphore = || Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { kind, places: semaphore(), turns: semaphore() }
+impl Permits {
+    fn new(size: usize) -> Self {
+        let semaphore = || Arc::new(Semaphore::new(size.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { free: semaphore(), turns: semaphore() }
     }
 
-    async fn enter(&self) -> Option<Place> {
-        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
-            return Some(Place(permit));
-        }
-        let place = self.wait().await.map(Place);
-        if place.is_none() {
-            telemetry::refused_for_overload(self.kind);
-        }
-        place
+    fn try_enter(&self) -> Option<Permit> {
+        Arc::clone(&self.free).try_acquire_owned().ok().map(Permit)
     }
 
-    async fn wait(&self) -> Option<OwnedSemaphorePermit> {
+    async fn wait(&self) -> Option<Permit> {
         let _turn = self.turns.try_acquire().ok()?;
-        timeout(PATIENCE, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
+        timeout(PATIENCE, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok().map(Permit)
     }
 }
 
-/// Seconds for `Retry-After`: spread out, so that those who are refused together do not come back together.
+/// Seconds for `Retry-After`: spread out, so that clients that are refused together do not come back together.
 pub fn retry_after() -> u64 {
-    // Without randomness everybody waits the same, which is merely less kind.
+    // Without randomness all wait equally long, which is only less kind.
     1 + u64::from(getrandom::u32().unwrap_or_default() % 3)
 }

@@ -2,10 +2,12 @@
 
 use std::future::Future;
 
+mod admission;
 pub mod api;
 mod auth;
 mod console;
 mod cursor;
+pub mod downloads;
 pub mod extract;
 pub mod input;
 mod json;
@@ -19,11 +21,13 @@ mod rates;
 mod retry;
 mod router;
 pub mod server;
+pub mod shares;
 pub mod spec;
 
+pub use admission::BODIES;
 pub use auth::{Access, AccessTable};
 pub use cursor::Cursors;
-pub use rates::Rates;
+pub use rates::RateLimiter;
 pub use router::{AppState, Metrics, Parts, Service, metrics_router, router};
 
 use crate::error::Error;

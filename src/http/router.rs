@@ -7,7 +7,6 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{FromRequestParts as _, Request, State};
@@ -32,15 +31,18 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 use uuid::Uuid;
 
+use super::admission::{Admission, is_read};
 use super::api::{audit, consent, customers, erasure, keys, links, log, permissions, proof, service};
 use super::auth::{AccessTable, authorize};
 use super::cursor::Cursors;
+use super::downloads::Downloads;
 use super::extract::{Caller, PathId};
 use super::input::{self, Params};
-use super::limits::Gate;
+use super::limits::{ConcurrencyLimits, Group};
 use super::observe::{RequestId, Template, observe};
 use super::problem::{NOT_FOUND, Problem};
-use super::rates::Rates;
+use super::rates::RateLimiter;
+use super::shares::{Owner, Shares};
 use super::{console, my, pages, server, spec};
 use crate::cache::Cache;
 use crate::error::Error;
@@ -84,8 +86,11 @@ pub struct Parts {
     pub health: Arc<Health>,
     /// Renders the metrics; `None` where another listener does.
     pub metrics: Option<Metrics>,
-    pub gate: Arc<Gate>,
-    pub rates: Arc<Rates>,
+    pub concurrency: ConcurrencyLimits,
+    /// The memory for bodies that are arriving.
+    pub bodies: Shares,
+    pub downloads: Downloads,
+    pub rates: RateLimiter,
     pub log_keys: Arc<LogKeys>,
     /// What this replica knows of the audit log.
     pub log: Arc<LogView>,
@@ -105,9 +110,6 @@ impl std::fmt::Debug for Parts {
         f.write_str("Parts")
     }
 }
-
-/// How long a handler may take.
-const HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Every operation that the OpenAPI document lists.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -152,7 +154,7 @@ pub fn router(state: AppState) -> Service {
     let others =
         docs.layer(from_fn(docs_policy))
             .merge(pages::asset_routes())
-            .merge(pages::dressed(console::routes(&state), &state))
+            .merge(pages::dressed(console::routes(&state)))
             .merge(my::routes(&state))
             .fallback(|| async { Problem::new(&NOT_FOUND, "check the address: /docs lists what there is") })
             .layer(layer_fn(|route: Route| {
@@ -293,19 +295,30 @@ struct Guard {
 }
 
 impl Guard {
-    /// The limits are outside: who the caller is may take a look into the database, of which there is just as little.
+    /// The caller comes first: a permit is taken once the whole request is there, and the body of an unknown client is not
+    /// waited for. A key that is not in memory is looked up in the database, together with all others that are looked up
+    /// at that time, so that unknown keys cost one statement at a time.
     async fn admit<F: Future<Output = Response>>(
         &self,
         request: Request,
         template: &str,
         next: impl FnOnce(Request) -> F,
     ) -> Response {
-        let authorized = |request| authorize(&self.state, &self.access, request, template, next);
-        // Health and metrics are not held back: they tell of the overload.
-        if !request.uri().path().starts_with("/v1/") {
-            return authorized(request).await;
-        }
-        within_limits(&self.state, request, authorized).await
+        let admitted = async |request: Request| {
+            // Health and metrics have no limits: they show the overload.
+            if !request.uri().path().starts_with("/v1/") {
+                return next(request).await;
+            }
+            let (group, owner) = match request.extensions().get::<Caller>() {
+                None => (Group::Public, Owner::Public),
+                Some(caller) => {
+                    let group = if is_read(request.method()) { Group::Read } else { Group::Write };
+                    (group, Owner::of(&caller.principal))
+                }
+            };
+            Admission { group, owner, template }.run(&self.state, request, next).await
+        };
+        authorize(&self.state, &self.access, request, template, admitted).await
     }
 }
 
@@ -321,24 +334,6 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
         .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
         .unwrap_or_default();
     Problem::from(Error::Internal(format!("panic: {cause}"))).into_response()
-}
-
-/// Bounded concurrency and time.
-pub(super) async fn within_limits<F: Future<Output = Response>>(
-    state: &AppState,
-    request: Request,
-    next: impl FnOnce(Request) -> F,
-) -> Response {
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let place = if reads { state.gate.read().await } else { state.gate.write().await };
-    let Some(_place) = place else {
-        return Problem::overloaded().into_response();
-    };
-    let next = pin!(next(request));
-    match tokio::time::timeout(HANDLER_TIMEOUT, next).await {
-        Ok(response) => response,
-        Err(_) => Problem::from(Error::Unavailable("the handler took too long".to_owned())).into_response(),
-    }
 }
 
 /// Refuses oversized requests, writes problems' bodies, adds the headers that every answer has.

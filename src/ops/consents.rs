@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::domain::{Consent, ConsentRecord, Precondition};
+use crate::domain::{Consent, ConsentRecord, ConsentTier, Precondition};
 use crate::store::consents::Attribution;
 
 pub mod fold;
@@ -23,6 +23,17 @@ pub enum Decision {
     },
     /// Its end has come: the sweep's, to be recorded once.
     Expire,
+}
+
+impl Decision {
+    /// Whether it leaves nothing that is permitted.
+    pub fn is_withdrawal(&self) -> bool {
+        match self {
+            Self::Put(consent) => consent.get().consent_tier == ConsentTier::None,
+            Self::Withdraw { .. } => true,
+            Self::Expire => false,
+        }
+    }
 }
 
 /// A decision on one consent, and all that it depends on.

@@ -92,7 +92,8 @@ pub async fn authenticate(
             key_prefix: row.key_prefix,
             // A scope which this version does not know allows nothing.
             scopes: row.scopes.iter().filter_map(|scope| Scope::parse(scope)).collect(),
-            rate_limit_rpm: row.rate_limit_override_rpm.or(row.rate_limit_rpm),
+            rate_limit_override_rpm: row.rate_limit_override_rpm,
+            rate_limit_rpm: row.rate_limit_rpm,
             rate_limit_rpd: row.rate_limit_rpd,
         };
         let key = Authenticated {

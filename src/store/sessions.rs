@@ -43,7 +43,8 @@ impl Store {
     ) -> Result<Option<StoredSession>, Error> {
         let row = sqlx::query!(
             r#"
-            select s.started_at, s.seen_at, k.key_id, k.customer_id as "customer_id?", k.key_prefix, k.key_name, k.scopes
+            select s.started_at, s.seen_at, k.key_id, k.customer_id as "customer_id?", k.key_prefix, k.key_name, k.scopes,
+              k.rate_limit_override_rpm
             from vlaapi.console_sessions s
             join vlaapi.api_keys k using (key_id)
             where s.session_hash = $1 and k.is_active and (k.expires_at is null or k.expires_at > $2)
@@ -59,6 +60,8 @@ impl Store {
                 customer_id: row.customer_id,
                 key_prefix: row.key_prefix,
                 scopes: row.scopes.iter().filter_map(|scope| Scope::parse(scope)).collect(),
+                rate_limit_override_rpm: row.rate_limit_override_rpm,
+                // The console takes keys of operators alone.
                 rate_limit_rpm: None,
                 rate_limit_rpd: None,
             },

@@ -21,6 +21,7 @@ mod fold;
 mod keys;
 mod layers;
 mod leaf;
+mod limits;
 mod linear;
 mod load;
 mod log;

@@ -27,6 +27,7 @@ fn router() -> Router {
             customer_id: None,
             key_prefix: "vla_live_a1b2".to_owned(),
             scopes: Vec::new(),
+            rate_limit_override_rpm: None,
             rate_limit_rpm: None,
             rate_limit_rpd: None,
         };

@@ -10,7 +10,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
-use consentd::http::limits::{Gate, retry_after};
+use consentd::http::limits::{ConcurrencyLimits, Group, retry_after};
 use consentd::http::server::{Limits, Peer, oversize, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -255,25 +255,27 @@ async fn the_handler_knows_who_is_at_the_other_end() {
 }
 
 #[tokio::test]
-async fn reads_and_writes_have_budgets_of_their_own_and_wait_a_tenth_of_a_second() {
-    let gate = Gate::new(1, 1, 2);
-    let reading = gate.read().await.expect("a free place");
+async fn reads_and_writes_have_permits_of_their_own_and_wait_a_tenth_of_a_second() {
+    let limits = ConcurrencyLimits::new(1);
+    let enter = |group, is_withdrawal: bool| limits.enter(group, move || is_withdrawal);
+    let reading = enter(Group::Read, false).await.expect("a free permit");
     let started = Instant::now();
-    assert!(gate.read().await.is_none());
+    assert!(enter(Group::Read, false).await.is_none());
     assert_about(started.elapsed(), Duration::from_millis(100));
-    assert!(gate.write().await.is_some(), "reads do not starve writes");
-    let _exporting = gate.export().await.expect("reads do not starve exports");
-    assert!(gate.export().await.is_none(), "half of the read connections are left to others");
+    let writing = enter(Group::Write, false).await.expect("reads do not starve writes");
+    assert!(enter(Group::Write, false).await.is_none(), "the reserve is for withdrawals alone");
+    assert!(enter(Group::Write, true).await.is_some(), "a withdrawal has the reserve");
+    drop(writing);
     let next = tokio::spawn({
-        let gate = gate.clone();
-        async move { gate.read().await.is_some() }
+        let limits = limits.clone();
+        async move { limits.enter(Group::Read, || false).await.is_some() }
     });
     sleep(Duration::from_millis(20)).await;
     let started = Instant::now();
-    assert!(gate.read().await.is_none());
-    assert!(started.elapsed() < Duration::from_millis(50), "no more wait than have a place");
+    assert!(enter(Group::Read, false).await.is_none());
+    assert!(started.elapsed() < Duration::from_millis(50), "no more wait than have a permit");
     drop(reading);
-    assert!(next.await.unwrap(), "whoever waits gets the place that comes free");
+    assert!(next.await.unwrap(), "a waiting request gets the permit that comes free");
     let waits: Vec<u64> = (0..100).map(|_| retry_after()).collect();
     assert!(
         waits.iter().all(|seconds| (1..=3).contains(seconds))

@@ -16,9 +16,11 @@ use consentd::cache::{Bounds, Cache};
 use consentd::domain::WriterKey;
 use consentd::health::Health;
 use consentd::http;
-use consentd::http::limits::Gate;
+use consentd::http::downloads::{Downloads, MinimumRate};
+use consentd::http::limits::ConcurrencyLimits;
 use consentd::http::server::Peer;
-use consentd::http::{AppState, Cursors, Parts, Rates};
+use consentd::http::shares::Shares;
+use consentd::http::{AppState, Cursors, Parts, RateLimiter};
 use consentd::ops;
 use consentd::ops::consents::{Lanes, Writer};
 use consentd::ops::log::memory::Memory;
@@ -172,12 +174,18 @@ impl<'a> Call<'a> {
 
     /// The answer as far as its head, with the body to come.
     pub async fn begin(self) -> Response {
+        self.answered().await
+    }
+
+    /// The same for a task of its own.
+    pub fn answered(self) -> impl Future<Output = Response> + Send + use<> {
         let mut request = self.request;
         if let Some(key) = self.key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
         let request = request.body(self.body).expect("the request is well-formed");
-        self.router.oneshot(request).await.expect("the router answers")
+        let router = self.router;
+        async move { router.oneshot(request).await.expect("the router answers") }
     }
 
     pub async fn send(self) -> Answer {
@@ -197,8 +205,18 @@ impl Service {
     /// On a database which somebody else looks after. Memory is never trusted: what a test changes past the service is
     /// seen at once.
     pub async fn on(owner: PgConnectOptions, login: &PgConnectOptions) -> Self {
-        Self::build(owner, login, Duration::ZERO).await
+        Self::build(owner, login, Duration::ZERO, MinimumRate::default()).await
     }
+
+    /// With another rate at which downloads must be taken.
+    pub async fn start_with_rate(rate: MinimumRate) -> Self {
+        let database = cluster::database().await;
+        let service = Self::build(database.owner.clone(), &database.service, Duration::ZERO, rate).await;
+        Self { _database: Some(database), ..service }
+    }
+
+    /// Permits for reads and for writes each.
+    pub const CONCURRENCY: usize = 64;
 
     /// How long a replica that follows grants permissions without its database.
     pub const MAX_STALE: Duration = Duration::from_secs(3);
@@ -211,7 +229,7 @@ impl Service {
     }
 
     pub async fn following(owner: PgConnectOptions, login: &PgConnectOptions) -> Self {
-        let mut service = Self::build(owner, login, Self::MAX_STALE).await;
+        let mut service = Self::build(owner, login, Self::MAX_STALE, MinimumRate::default()).await;
         let sessions_ended = Arc::new(AtomicU32::new(0));
         let follower = Follower::new(service.store.clone(), Arc::clone(&service.cache));
         let (ended, store, cache) =
@@ -240,7 +258,12 @@ impl Service {
         self.following.as_ref().map_or(0, |following| following.sessions_ended.load(Ordering::Relaxed))
     }
 
-    async fn build(owner: PgConnectOptions, login: &PgConnectOptions, max_stale: Duration) -> Self {
+    async fn build(
+        owner: PgConnectOptions,
+        login: &PgConnectOptions,
+        max_stale: Duration,
+        download_rate: MinimumRate,
+    ) -> Self {
         let start: DateTime<Utc> = "2026-03-01T12:00:00Z".parse().expect("a time");
         let clock = Arc::new(Mutex::new(start));
         let store = Store::new(login, 4, 4);
@@ -277,8 +300,10 @@ impl Service {
             trusted_proxies: ["10.0.0.0/8".parse().expect("a network")].into(),
             health,
             metrics: None,
-            gate: Arc::new(Gate::new(64, 64, 4)),
-            rates: Arc::new(Rates::default()),
+            concurrency: ConcurrencyLimits::new(Self::CONCURRENCY),
+            bodies: Shares::new(http::BODIES),
+            downloads: Downloads::new(4, download_rate),
+            rates: RateLimiter::default(),
             public_url: Some("https://consent.example.com".into()),
         });
         let router = consentd::http::router(state);

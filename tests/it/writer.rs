@@ -396,6 +396,25 @@ async fn a_full_lane_says_so_at_once() {
 }
 
 #[tokio::test]
+async fn a_full_lane_still_takes_withdrawals() {
+    let scene = Scene::start().await;
+    let [customer, other] = scene.customers().await;
+    let holder =
+        scene.begun("lock table vlaapi.customer_data_consent in access exclusive mode".to_owned()).await;
+    let first = submit(&scene.writer, vec![scene.put(customer, "first")]);
+    scene.waiting().await;
+    let puts = (0..1030).map(|n| scene.put(customer, n));
+    let withdrawal = scene.request(other, Decision::Withdraw { policy_version: None });
+    let all = submit(&scene.writer, puts.chain([withdrawal]).collect());
+    tokio::task::yield_now().await;
+    holder.rollback().await.unwrap();
+    first.await.unwrap();
+    let outcomes = all.await.unwrap();
+    assert!(outcomes[1024..1030].iter().all(|outcome| matches!(outcome, Err(Error::Overloaded))));
+    assert_eq!(version(&outcomes[1030]), 0);
+}
+
+#[tokio::test]
 async fn a_caller_who_goes_away_leaves_a_whole_write() {
     let scene = Scene::start().await;
     let [customer] = scene.customers().await;

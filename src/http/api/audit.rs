@@ -16,6 +16,7 @@ use crate::http::AppState;
 use crate::http::extract::{Caller, PathAuditId, PathId};
 use crate::http::input::{Params, choice, network, nonempty, time, uuid};
 use crate::http::problem::Problem;
+use crate::http::shares::Owner;
 use crate::http::spec::{ReadProblems, UnknownCustomer};
 use crate::store::audit::{AuditFilter, Position};
 
@@ -90,7 +91,7 @@ pub async fn list_customer_audit(
         return Err(Error::UnknownCustomer.into());
     }
     let filter = AuditFilter { customer_id: Some(customer_id), ..filter };
-    entries(&state, params, &headers, &uri, filter).await
+    entries(&state, &caller, params, &headers, &uri, filter).await
 }
 
 /// The audit trail of all customers
@@ -127,11 +128,12 @@ pub async fn list_audit(
     let filter = read_filter(&mut params);
     let customer_id = params.take("customer_id", uuid);
     let filter = AuditFilter { customer_id: caller.narrow(customer_id)?, ..filter };
-    entries(&state, params, &headers, &uri, filter).await
+    entries(&state, &caller, params, &headers, &uri, filter).await
 }
 
 async fn entries(
     state: &AppState,
+    caller: &Caller,
     mut params: Params,
     headers: &HeaderMap,
     uri: &Uri,
@@ -140,7 +142,7 @@ async fn entries(
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if let Some(format) = Format::accepted(accept) {
         params.finish()?;
-        return export(state, filter, format).await;
+        return export(state, Owner::of(&caller.principal), filter, format).await;
     }
     let paging = Paging::read(&mut params, &state.cursors, uri);
     params.finish()?;

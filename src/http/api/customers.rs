@@ -39,10 +39,10 @@ pub struct CustomerInput {
     pub tier: CustomerTier,
     /// Made by the service if left out.
     pub customer_id: Option<Uuid>,
-    /// Requests per minute that each of the customer's keys may make; default 60.
+    /// Requests per minute with all of the customer's keys together; default 60.
     #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub rate_limit_rpm: Option<i32>,
-    /// Requests per day that each of the customer's keys may make; default 1000.
+    /// Requests per day with all of the customer's keys together; default 1000.
     #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub rate_limit_rpd: Option<i32>,
 }
@@ -136,7 +136,7 @@ fn rate(value: serde_json::Value) -> Result<i32, Broken> {
     post,
     path = "/v1/customers",
     tag = "Customers",
-    params(("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key and body gets the first answer again, for 24 hours", min_length = 1, max_length = 255)),
+    params(("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key and the same JSON, in any spelling, gets the first answer again, for 24 hours", min_length = 1, max_length = 255)),
     request_body = CustomerInput,
     responses(
         (status = 201, description = "The customer", body = Customer, headers(("Idempotency-Replayed" = bool, description = "`true`: this is the first answer again"))),

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::ops::Range;
 
-use axum::body::Body;
+use axum::body::Bytes;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -20,6 +20,7 @@ use crate::domain::json::Object;
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::problem::Problem;
+use crate::http::shares::Owner;
 use crate::store::Store;
 use crate::store::audit::{AuditFilter, Position};
 use crate::store::export::{Moment, RawEntry, RawPage, RawState};
@@ -68,8 +69,13 @@ impl Format {
 }
 
 /// Streams all entries that the filter lets through.
-pub async fn export(state: &AppState, filter: AuditFilter, format: Format) -> Result<Response, Problem> {
-    let Some(place) = state.gate.export().await else {
+pub async fn export(
+    state: &AppState,
+    owner: Owner,
+    filter: AuditFilter,
+    format: Format,
+) -> Result<Response, Problem> {
+    let Some(slot) = state.downloads.slot(owner).await else {
         return Err(Problem::overloaded());
     };
     let (kind, name, header) = match format {
@@ -82,14 +88,13 @@ pub async fn export(state: &AppState, filter: AuditFilter, format: Format) -> Re
     };
     // The first page is read before the answer begins: what is wrong with the database can still be said.
     let pages = Pages::begin(state.store.clone(), filter).await?;
-    // The place is kept until the last byte is sent or nobody wants it any more.
-    let entries = stream::try_unfold((pages, place), move |(mut pages, place)| async move {
+    let entries = stream::try_unfold(pages, move |mut pages| async move {
         let bytes = pages.next_stretch(format).await?;
-        Ok::<_, Error>(bytes.map(|bytes| (bytes, (pages, place))))
+        Ok::<_, Error>(bytes.map(|bytes| (Bytes::from(bytes), pages)))
     })
     // The answer has begun: all that is left is to break it off, which every client notices, and to say why.
     .inspect_err(|error| tracing::error!(%error, "an export is broken off"));
-    let body = Body::from_stream(stream::iter(header.map(|header| Ok(header.into_bytes()))).chain(entries));
+    let body = slot.body(stream::iter(header.map(|header| Ok(header.into()))).chain(entries));
     Ok(([(CONTENT_TYPE, kind), (CONTENT_DISPOSITION, name)], body).into_response())
 }
 

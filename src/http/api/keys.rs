@@ -39,7 +39,7 @@ pub struct ApiKeyInput {
     pub scopes: Vec<Scope>,
     /// Default: `live`.
     pub kind: Option<KeyKind>,
-    /// Requests per minute, instead of the customer's.
+    /// Requests per minute with this key: fewer than its customer may make, or more. Requires an operator's key.
     #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub rate_limit_override_rpm: Option<i32>,
     /// When the key ends by itself.
@@ -124,7 +124,7 @@ fn must_be_given(caller: &Caller, input: &ApiKeyInput) -> Result<(), Error> {
     post,
     path = "/v1/api-keys",
     tag = "API keys",
-    params(("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key and body gets the first answer again, for 24 hours", min_length = 1, max_length = 255)),
+    params(("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key and the same JSON, in any spelling, gets the first answer again, for 24 hours", min_length = 1, max_length = 255)),
     request_body = ApiKeyInput,
     responses(
         (status = 201, description = "The key", body = NewApiKey, headers(("Idempotency-Replayed" = bool, description = "`true`: this is the first answer again"))),
@@ -263,7 +263,7 @@ impl Body for RotateInput {
     tag = "API keys",
     params(
         ("key_id" = Uuid, Path, description = "The key"),
-        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key and body gets the first answer again, for 24 hours", min_length = 1, max_length = 255),
+        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key and the same JSON, in any spelling, gets the first answer again, for 24 hours", min_length = 1, max_length = 255),
     ),
     request_body = RotateInput,
     responses(

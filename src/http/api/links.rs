@@ -75,7 +75,7 @@ pub struct NewConsentLink {
     tag = "Customer page",
     params(
         ("customer_id" = Uuid, Path, description = "The customer"),
-        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key and body gets the first answer again, for 24 hours", min_length = 1, max_length = 255),
+        ("Idempotency-Key" = Option<String>, Header, description = "A retry with the same key and the same JSON, in any spelling, gets the first answer again, for 24 hours", min_length = 1, max_length = 255),
     ),
     request_body = ConsentLinkInput,
     responses(

@@ -8,6 +8,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use super::AppState;
+use super::pages::public;
 
 mod access;
 mod chart;
@@ -52,6 +53,10 @@ pub fn routes(state: &AppState) -> Router<AppState> {
         .route("/console/keys/{key_id}/revoke", post(keys::revoke))
         .route("/console/reveal", post(reveal::reveal))
         .route_layer(from_fn_with_state(state.clone(), session::required))
-        .route("/console/sign-in", get(session::sign_in_page).post(session::sign_in))
-        .route("/console/sign-out", post(session::sign_out))
+        .merge(
+            Router::new()
+                .route("/console/sign-in", get(session::sign_in_page).post(session::sign_in))
+                .route("/console/sign-out", post(session::sign_out))
+                .route_layer(from_fn_with_state(state.clone(), public)),
+        )
 }

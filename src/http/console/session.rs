@@ -14,11 +14,14 @@ use axum::response::{IntoResponse as _, Response};
 use crate::domain::{ApiKey, KeyFault, Principal, Scope};
 use crate::error::Error;
 use crate::http::AppState;
+use crate::http::admission::{Admission, in_time, is_withdrawal};
 use crate::http::extract::Origin;
 use crate::http::input::{Params, text};
-use crate::http::observe::CallerName;
+use crate::http::limits::Group;
+use crate::http::observe::{CallerName, Template as RouteTemplate};
 use crate::http::pages::{Form, Page, cookie, on_loopback, see};
 use crate::http::problem::Problem;
+use crate::http::shares::Owner;
 use crate::ops::sessions;
 
 /// Where the console begins.
@@ -106,7 +109,17 @@ pub async fn required(State(state): State<AppState>, mut request: Request, next:
         }
         return to_sign_in(request.method(), &here);
     };
-    let session = match sessions::resume(&state.store, &secret, (state.clock)()).await {
+    let template = RouteTemplate::of(&request);
+    let now = (state.clock)();
+    let found = {
+        let method = request.method().clone();
+        let is_withdrawal = || is_withdrawal(&method, template.as_str(), &[]);
+        let Some(_permit) = state.concurrency.enter(Group::Public, is_withdrawal).await else {
+            return Problem::overloaded().into_response();
+        };
+        in_time(sessions::resume(&state.store, &secret, now)).await.and_then(|found| found)
+    };
+    let session = match found {
         Ok(Some(session)) => session,
         Ok(None) => return to_sign_in(request.method(), &here),
         Err(error) => return Problem::from(error).into_response(),
@@ -120,7 +133,15 @@ pub async fn required(State(state): State<AppState>, mut request: Request, next:
         origin,
     });
     request = Request::from_parts(parts, body);
-    let mut response = next.run(request).await;
+    // A session is no way around the limit of its key.
+    let allowance = state.rates.check(&principal, now);
+    let mut response = if let Some(wait) = allowance.exhausted_for() {
+        Problem::rate_limited(wait).into_response()
+    } else {
+        let admission =
+            Admission { group: Group::Console, owner: Owner::of(&principal), template: template.as_str() };
+        admission.run(&state, request, |request| next.run(request)).await
+    };
     response.extensions_mut().insert(CallerName(principal));
     response
 }

@@ -19,6 +19,7 @@ use crate::http::api::export::{Format, export};
 use crate::http::input::{self, Broken, Params, choice, network, nonempty, uuid};
 use crate::http::pages::{Page, filters};
 use crate::http::problem::Problem;
+use crate::http::shares::Owner;
 use crate::store::audit::{AuditFilter, Position};
 use crate::store::statistics::{Counted, Grain};
 
@@ -218,7 +219,7 @@ async fn file(
     let filter = TrailFilter::read(&mut params).filter;
     params.finish()?;
     reveal::record(state, visitor, uri, filter.customer_id).await?;
-    export(state, filter, format).await
+    export(state, Owner::of(&visitor.principal), filter, format).await
 }
 
 /// How many entries there were, over time.

@@ -18,13 +18,9 @@ use crate::http::problem::Problem;
 use crate::http::{AppState, submit};
 use crate::ops::consents::{Decision, Outcome, Request};
 
-/// Changes that a link makes in a minute and a day: every one of them is kept for ever.
-const PER_MINUTE: i32 = 30;
-const PER_DAY: i32 = 300;
-
-/// Lets a form through that was made for this very link, and not too many of them. What is refused is answered.
+/// Lets a form through that was made for this very link, and not too many of them. A refusal is answered.
 #[expect(clippy::result_large_err, reason = "the refusal is the answer, and made once")]
-fn admit(state: &AppState, visit: &Visit, form: &mut Params) -> Result<(), Response> {
+fn admit(state: &AppState, visit: &Visit, form: &mut Params, is_withdrawal: bool) -> Result<(), Response> {
     match form.required("link", uuid) {
         None => return Err(visit.trouble(StatusCode::UNPROCESSABLE_ENTITY, Trouble::Refused)),
         Some(link_id) if link_id != visit.link.link_id => {
@@ -32,7 +28,7 @@ fn admit(state: &AppState, visit: &Visit, form: &mut Params) -> Result<(), Respo
         }
         Some(_) => {}
     }
-    let allowance = state.rates.count(visit.link.link_id, [Some(PER_MINUTE), Some(PER_DAY)], visit.now);
+    let allowance = state.rates.check_page(visit.customer.customer_id, is_withdrawal, visit.now);
     match allowance.exhausted_for() {
         Some(wait) => Err(Problem::rate_limited(wait).into_response()),
         None => Ok(()),
@@ -70,7 +66,7 @@ pub async fn withdraw(
     visit: Visit,
     Form(mut form): Form,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = admit(&state, &visit, &mut form) {
+    if let Err(refused) = admit(&state, &visit, &mut form, true) {
         return Ok(refused);
     }
     let policy_version = Some(visit.texts.policy_version().to_owned());
@@ -84,7 +80,7 @@ pub async fn undo(
     visit: Visit,
     Form(mut form): Form,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = admit(&state, &visit, &mut form) {
+    if let Err(refused) = admit(&state, &visit, &mut form, false) {
         return Ok(refused);
     }
     let entry = form.take("entry", number(1, i64::MAX));
@@ -111,7 +107,7 @@ pub async fn choose(
     visit: Visit,
     Form(mut form): Form,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = admit(&state, &visit, &mut form) {
+    if let Err(refused) = admit(&state, &visit, &mut form, false) {
         return Ok(refused);
     }
     let t = visit.texts;

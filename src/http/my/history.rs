@@ -14,6 +14,7 @@ use crate::http::AppState;
 use crate::http::api::export::{Format, export};
 use crate::http::pages::Page;
 use crate::http::problem::Problem;
+use crate::http::shares::Owner;
 use crate::store::audit::{AuditFilter, Position};
 
 /// Entries on a page.
@@ -57,5 +58,6 @@ pub fn view(visit: &Visit, entries: &[AuditEntry], older: Option<String>, is_lat
 
 /// All of it, as whoever keeps the trail exports it.
 pub async fn csv(State(state): State<AppState>, visit: Visit) -> Result<Response, Problem> {
-    export(&state, own(&visit), Format::Csv).await
+    let owner = Owner::Customer(visit.customer.customer_id);
+    export(&state, owner, own(&visit), Format::Csv).await
 }

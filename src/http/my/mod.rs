@@ -8,14 +8,14 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_LENGTH, SET_COOKIE, VARY};
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 
 use self::texts::Texts;
 use self::view::{Message, Trouble};
 use super::AppState;
-use super::pages::{guarded, on_loopback, see};
+use super::pages::{guarded, on_loopback, public, see};
 use super::problem::{self, Problem};
 
 mod change;
@@ -50,7 +50,7 @@ pub fn routes(state: &AppState) -> Router<AppState> {
         .route("/my/consent/history.csv", get(history::csv))
         .route(LEAVE, post(visit::leave))
         .route("/my/{*rest}", get(nothing_here));
-    guarded(pages, state).layer(from_fn(speak))
+    guarded(pages.layer(from_fn_with_state(state.clone(), public))).layer(from_fn(speak))
 }
 
 async fn nothing_here() -> Problem {

@@ -6,17 +6,19 @@ use axum::Router;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tower_http::csrf::{CsrfLayer, ProtectionError};
 
 use super::AppState;
+use super::admission::Admission;
 use super::extract::collect;
 use super::input::Params;
-use super::observe::RequestId;
+use super::limits::Group;
+use super::observe::{RequestId, Template as RouteTemplate};
 use super::problem::{FORBIDDEN, MALFORMED_JSON, Problem, UNSUPPORTED_MEDIA_TYPE};
-use super::router::within_limits;
+use super::shares::Owner;
 use crate::error::{Error, Fault};
 
 pub mod assets;
@@ -99,13 +101,13 @@ pub fn on_loopback(headers: &HeaderMap) -> bool {
     name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// What such a page's routes go through: the limits of the API, no forms of other sites, and problems told as pages.
-pub fn dressed(pages: Router<AppState>, state: &AppState) -> Router<AppState> {
-    guarded(pages, state).layer(from_fn(tell_problems))
+/// Pages that refuse the forms of other sites, and show problems as pages.
+pub fn dressed(pages: Router<AppState>) -> Router<AppState> {
+    guarded(pages).layer(from_fn(tell_problems))
 }
 
-/// The same, for pages that tell of problems in their own way.
-pub fn guarded(pages: Router<AppState>, state: &AppState) -> Router<AppState> {
+/// The same, for pages that show problems in their own way.
+pub fn guarded(pages: Router<AppState>) -> Router<AppState> {
     let csrf = CsrfLayer::new().with_rejection_response(|_: ProtectionError| {
         Problem::new(
             &FORBIDDEN,
@@ -113,11 +115,14 @@ pub fn guarded(pages: Router<AppState>, state: &AppState) -> Router<AppState> {
         )
         .into_response()
     });
-    pages.layer(csrf).layer(from_fn_with_state(state.clone(), limit))
+    pages.layer(csrf)
 }
 
-async fn limit(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    within_limits(&state, request, |request| next.run(request)).await
+/// Applies the limits of pages that anybody can open.
+pub async fn public(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let template = RouteTemplate::of(&request);
+    let admission = Admission { group: Group::Public, owner: Owner::Public, template: template.as_str() };
+    admission.run(&state, request, |request| next.run(request)).await
 }
 
 /// What the pages load.

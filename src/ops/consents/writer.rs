@@ -33,6 +33,8 @@ use crate::store::consents::{self, Locked, NewEntry};
 
 /// How many decisions may wait in a lane; the next one is told at once to come back.
 const QUEUE: usize = 1024;
+/// Places in each lane's queue beyond that, for withdrawals alone.
+const RESERVE: usize = 64;
 /// How many are taken out of the queue for one batch.
 const BATCH: usize = 500;
 /// How long a decision waits for a consent that somebody else holds: as long as a statement waits for a lock.
@@ -69,7 +71,7 @@ impl Writer {
         let stop = CancellationToken::new();
         let (lanes, tasks) = (0..lanes.get())
             .map(|_| {
-                let (sender, queue) = mpsc::channel(QUEUE);
+                let (sender, queue) = mpsc::channel(QUEUE + RESERVE);
                 let (store, cache, key) = (store.clone(), Arc::clone(cache), key.cloned());
                 let lane = Lane { store, cache, key, session: None, queue, drained: false, held: Vec::new() };
                 (sender, tokio::spawn(lane.run(stop.clone())))
@@ -83,6 +85,10 @@ impl Writer {
     pub async fn submit(&self, request: Request) -> Result<Outcome, Error> {
         let (answer, outcome) = oneshot::channel();
         let lane = self.lane(request.customer_id);
+        // Requests that come together may each find the last place: they take a few of the reserve.
+        if lane.capacity() <= RESERVE && !request.decision.is_withdrawal() {
+            return Err(Error::Overloaded);
+        }
         lane.try_send(Item { request, answer, held_since: None }).map_err(|refusal| match refusal {
             TrySendError::Full(_) => Error::Overloaded,
             TrySendError::Closed(_) => Error::Unavailable("the service is stopping".to_owned()),

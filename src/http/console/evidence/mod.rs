@@ -6,9 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Uri};
@@ -30,6 +28,7 @@ use crate::http::input::{Params, number};
 use crate::http::pages::filters::grouped;
 use crate::http::pages::see;
 use crate::http::problem::{INVALID_PARAMETER, NOT_FOUND, Problem};
+use crate::http::shares::Owner;
 use crate::store::audit::AuditFilter;
 use crate::store::evidence::SealedEntry;
 use crate::tlog::{Checkpoint, Note};
@@ -134,7 +133,7 @@ async fn answer(
         Some(log_id) => i32::try_from(log_id).unwrap_or(i32::MAX),
         None => open_log(state).await?,
     };
-    let Some(place) = state.gate.export().await else {
+    let Some(slot) = state.downloads.slot(Owner::of(&visitor.principal)).await else {
         return Err(Problem::overloaded());
     };
     let entries = state.store.sealed_entries(&question.filter, log_id, size, MAX_ENTRIES + 1).await?;
@@ -153,22 +152,19 @@ async fn answer(
     reveal::record(state, visitor, uri, pack.question.filter.customer_id).await?;
     let name = format!("attachment; filename=\"{}.zip\"", pack.file_name());
     let (parts, unsent) = mpsc::channel(PARTS);
-    let place = Arc::new(place);
-    let (store, kept) = (state.store.clone(), Arc::clone(&place));
+    let (store, kept) = (state.store.clone(), slot.clone());
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         pack::write(&pack, &store, &runtime, &parts);
         drop(kept);
     });
-    // The place is kept until the last byte is sent or nobody wants it any more.
-    let body = stream::unfold((unsent, place), async |(mut unsent, place)| {
-        unsent.recv().await.map(|part| (part, (unsent, place)))
-    });
+    let body =
+        slot.body(stream::unfold(unsent, async |mut unsent| unsent.recv().await.map(|part| (part, unsent))));
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/zip")),
         (CONTENT_DISPOSITION, HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"))),
     ];
-    Ok((headers, Body::from_stream(body)).into_response())
+    Ok((headers, body).into_response())
 }
 
 /// The way to the pack of the log as it is now.
