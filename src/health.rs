@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
 
 /// A part of the service that can be at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,9 +47,20 @@ const NAMED_FOR: Duration = Duration::from_mins(1);
 pub struct Health {
     /// The start is complete, and the service is not stopping.
     serving: AtomicBool,
-    faults: Mutex<BTreeMap<Component, Detail>>,
+    faults: Mutex<Faults>,
     tasks: Mutex<BTreeMap<&'static str, TaskHealth>>,
 }
+
+#[derive(Debug, Default)]
+struct Faults {
+    current: BTreeMap<Component, Detail>,
+    /// The number of faults of each component since the start.
+    counts: BTreeMap<Component, u64>,
+}
+
+/// The error of work that panicked.
+#[derive(Clone, Copy, Debug)]
+pub struct Panicked;
 
 /// The panics of a background task.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +76,8 @@ impl Health {
 
     /// Returns whether requests should be sent to this replica.
     pub fn is_ready(&self) -> bool {
-        self.serving.load(Ordering::Relaxed) && !self.faults().keys().any(|component| component.is_local())
+        self.serving.load(Ordering::Relaxed)
+            && !self.faults().current.keys().any(|component| component.is_local())
     }
 
     /// Records the state of a component: `None` if it works.
@@ -70,12 +85,13 @@ impl Health {
         let mut faults = self.faults();
         match fault {
             Some(detail) => {
-                if faults.insert(component, detail.clone()).is_none() {
+                if faults.current.insert(component, detail.clone()).is_none() {
+                    *faults.counts.entry(component).or_default() += 1;
                     tracing::error!(component = component.name(), %detail, "a part of the service is at fault");
                 }
             }
             None => {
-                if faults.remove(&component).is_some() {
+                if faults.current.remove(&component).is_some() {
                     tracing::info!(component = component.name(), "a part of the service works again");
                 }
             }
@@ -84,7 +100,26 @@ impl Health {
 
     /// Returns the fault of a component, if it has one.
     pub fn fault(&self, component: Component) -> Option<Detail> {
-        self.faults().get(&component).cloned()
+        self.faults().current.get(&component).cloned()
+    }
+
+    /// Returns the number of faults of each component since the start.
+    pub fn fault_counts(&self) -> [(Component, u64); Component::ALL.len()] {
+        let faults = self.faults();
+        Component::ALL.map(|component| (component, faults.counts.get(&component).copied().unwrap_or(0)))
+    }
+
+    /// Runs a part of a background task. A panic ends this part alone, and is counted.
+    pub async fn catch_panic<T>(
+        &self,
+        task: &'static str,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Panicked> {
+        AssertUnwindSafe(work).catch_unwind().await.map_err(|_| {
+            self.task_panicked(task);
+            tracing::error!(task, "a background task panicked");
+            Panicked
+        })
     }
 
     /// Counts a panic of a background task.
@@ -106,7 +141,7 @@ impl Health {
         self.tasks().iter().map(|(task, health)| (*task, health.panics)).collect()
     }
 
-    fn faults(&self) -> MutexGuard<'_, BTreeMap<Component, Detail>> {
+    fn faults(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,11 +1,9 @@
 //! The background tasks of the service. Each one is tracked, restarts with backoff after a panic, and is named in
 //! `/readyz` and in the metrics then.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -55,15 +53,14 @@ impl Tasks {
             loop {
                 let started = Instant::now();
                 // The future starts inside the guard: making it may panic, too.
-                let run = AssertUnwindSafe(async { start(context.clone(), stop.clone()).await });
-                if run.catch_unwind().await.is_ok() {
+                let run = async { start(context.clone(), stop.clone()).await };
+                if health.catch_panic(name, run).await.is_ok() {
                     return;
                 }
-                health.task_panicked(name);
                 if started.elapsed() >= STABLE_AFTER {
                     backoff = FIRST_BACKOFF;
                 }
-                tracing::error!(task = name, backoff_ms = backoff.as_millis(), "a background task panicked");
+                tracing::info!(task = name, backoff_ms = backoff.as_millis(), "a background task restarts");
                 if !sleep_or_stop(backoff, &stop).await {
                     return;
                 }

@@ -20,6 +20,7 @@ use super::lookups::{Lookups, Source};
 use super::table::{Table, Update};
 use crate::domain::ConsentRecord;
 use crate::error::Error;
+use crate::health::Health;
 use crate::store::Store;
 use crate::store::session::Session;
 
@@ -80,7 +81,7 @@ struct Shelf {
 
 impl Consents {
     /// With room for this many customers.
-    pub fn new(store: &Store, freshness: Arc<Freshness>, customers: usize) -> Self {
+    pub fn new(store: &Store, freshness: Arc<Freshness>, customers: usize, health: &Arc<Health>) -> Self {
         let shelf = Arc::new(Shelf {
             table: Table::new(customers),
             policies: Policies::default(),
@@ -93,7 +94,7 @@ impl Consents {
             evictions: AtomicU64::new(0),
         });
         let asked = Asked { session: store.session(), shelf: Arc::clone(&shelf) };
-        Self { shelf, lookups: Lookups::new(asked) }
+        Self { shelf, lookups: Lookups::new(asked, health) }
     }
 
     /// What may be answered for a permission check. At least as new as `min_version`, or an error.
@@ -141,9 +142,15 @@ impl Consents {
         }
     }
 
-    /// Looks up customers so that they are held: what is found is of no interest.
+    /// Looks up customers so that they are held. A customer whose consent cannot be read is left out.
     pub async fn warm(&self, customers: Vec<Uuid>) -> Result<(), Error> {
-        self.lookups.many(customers).await.map(drop)
+        match self.lookups.many(customers).await {
+            Err(Error::Internal(why)) => {
+                tracing::warn!(why, "a consent cannot be read into memory");
+                Ok(())
+            }
+            looked_up => looked_up.map(drop),
+        }
     }
 
     /// This replica has written a consent: call it before anybody is answered.
@@ -329,6 +336,8 @@ pub struct Asked {
 }
 
 impl Source for Asked {
+    const NAME: &'static str = "consent_lookups";
+
     type Key = Uuid;
     type Value = ConsentRecord;
 

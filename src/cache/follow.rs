@@ -74,7 +74,7 @@ impl Follower {
             let still = listener.drawing().await?;
             drawing.retain(|transaction| still.contains(transaction));
         }
-        self.cache.freshness.begin_session();
+        self.cache.freshness.forget_all();
         let mut looked = Moment::now();
         loop {
             let more = self.look(&mut listener, &mut position, &mut learned).await?;

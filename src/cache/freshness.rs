@@ -77,7 +77,7 @@ impl Freshness {
     }
 
     /// From now on, nothing counts that was put into memory before.
-    pub(super) fn begin_session(&self) {
+    pub fn forget_all(&self) {
         self.session.fetch_add(1, Release);
     }
 

@@ -12,6 +12,7 @@ use super::freshness::{Freshness, Moment};
 use super::lookups::{Lookups, Source};
 use crate::domain::{Authenticated, KeyHash, Principal};
 use crate::error::Error;
+use crate::health::Health;
 use crate::store::Store;
 use crate::store::session::Session;
 
@@ -38,6 +39,7 @@ struct Shelf {
     /// Counts what was told of keys: what was asked before is not kept after.
     news: AtomicU64,
     store: Store,
+    health: Arc<Health>,
 }
 
 #[derive(Debug)]
@@ -51,15 +53,16 @@ struct Key {
 }
 
 impl Keys {
-    pub fn new(store: &Store, freshness: Arc<Freshness>) -> Self {
+    pub fn new(store: &Store, freshness: Arc<Freshness>, health: &Arc<Health>) -> Self {
         let shelf = Arc::new(Shelf {
             keys: RwLock::default(),
             freshness,
             news: AtomicU64::new(0),
             store: store.clone(),
+            health: Arc::clone(health),
         });
         let asked = Asked { session: store.session(), shelf: Arc::clone(&shelf) };
-        Self { shelf, lookups: Lookups::new(asked) }
+        Self { shelf, lookups: Lookups::new(asked, health) }
     }
 
     /// Who calls with the key of this hash; `None` when it is unknown, revoked, expired, or its customer inactive.
@@ -117,9 +120,11 @@ impl Shelf {
         let touched = key.touched.load(Relaxed);
         let due = touched.saturating_add(TOUCH_EVERY.num_seconds()) <= now.timestamp();
         if due && key.touched.compare_exchange(touched, now.timestamp(), Relaxed, Relaxed).is_ok() {
-            let (store, key_id) = (self.store.clone(), key.principal.key_id);
+            let (store, health, key_id) =
+                (self.store.clone(), Arc::clone(&self.health), key.principal.key_id);
             tokio::spawn(async move {
-                if let Err(error) = store.touch_key(key_id, now).await {
+                let touched = health.catch_panic("key_touch", store.touch_key(key_id, now)).await;
+                if let Ok(Err(error)) = touched {
                     tracing::debug!(%error, "could not note that a key was used");
                 }
             });
@@ -148,6 +153,8 @@ pub struct Asked {
 }
 
 impl Source for Asked {
+    const NAME: &'static str = "key_lookups";
+
     type Key = KeyHash;
     type Value = Authenticated;
 

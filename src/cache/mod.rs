@@ -18,7 +18,7 @@ pub mod freshness;
 mod held;
 pub mod hints;
 pub mod keys;
-mod lookups;
+pub mod lookups;
 pub mod table;
 
 use consents::Consents;
@@ -50,8 +50,8 @@ impl Cache {
     pub fn new(store: &Store, bounds: Bounds, health: &Arc<Health>) -> Self {
         let freshness = Arc::new(Freshness::new(bounds.max_stale));
         Self {
-            consents: Consents::new(store, Arc::clone(&freshness), bounds.customers),
-            keys: Keys::new(store, Arc::clone(&freshness)),
+            consents: Consents::new(store, Arc::clone(&freshness), bounds.customers, health),
+            keys: Keys::new(store, Arc::clone(&freshness), health),
             freshness,
             hints: Hints::of_a_new_replica(),
             health: Arc::clone(health),

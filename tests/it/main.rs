@@ -25,6 +25,7 @@ mod limits;
 mod linear;
 mod load;
 mod log;
+mod lookups;
 mod migrations;
 mod my;
 mod observe;

@@ -7,11 +7,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZeroU16;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use sqlx::PgConnection;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -31,6 +29,8 @@ use crate::store::Store;
 use crate::store::chain::Chain;
 use crate::store::consents::{self, Locked, NewEntry};
 
+/// The name of the lanes where the health of background tasks is reported.
+const TASK: &str = "writer";
 /// How many decisions may wait in a lane; the next one is told at once to come back.
 const QUEUE: usize = 1024;
 /// Places in each lane's queue beyond that, for withdrawals alone.
@@ -93,7 +93,7 @@ impl Writer {
             TrySendError::Full(_) => Error::Overloaded,
             TrySendError::Closed(_) => Error::Unavailable("the service is stopping".to_owned()),
         })?;
-        let lost = |_| Error::Unavailable("the service ended before the write did".to_owned());
+        let lost = |_| Error::Unavailable("the write was given up".to_owned());
         outcome.await.map_err(lost)?
     }
 
@@ -199,13 +199,22 @@ fn sqlstate(error: &sqlx::Error) -> Option<String> {
 }
 
 impl Lane {
+    /// A panic ends one batch, whose callers get an error. It may have been committed, and memory may not know it.
     async fn run(mut self, stop: CancellationToken) {
-        while let Some(batch) = self.next_batch(&stop).await {
-            self.work(batch).await;
+        let health = Arc::clone(&self.cache.health);
+        while health.catch_panic(TASK, Box::pin(self.work_until(&stop))).await.is_err() {
+            self.session = None;
+            self.cache.freshness.forget_all();
         }
         if let Some(session) = self.session {
             // It is the database's to notice, if it cannot be told.
             let _ = session.close().await;
+        }
+    }
+
+    async fn work_until(&mut self, stop: &CancellationToken) {
+        while let Some(batch) = self.next_batch(stop).await {
+            self.work(batch).await;
         }
     }
 
@@ -282,7 +291,8 @@ impl Lane {
 
     /// Keeps the session only if its transaction has ended: with one that is closed everything ends that was begun on it.
     async fn attempt_on(&mut self, mut session: Chain, batch: &[Item]) -> Result<Settled, Failure> {
-        let transaction = AssertUnwindSafe(transact(&mut session, self.key.as_ref(), batch)).catch_unwind();
+        let transaction = transact(&mut session, self.key.as_ref(), batch);
+        let transaction = self.cache.health.catch_panic(TASK, transaction);
         match timeout(PATIENCE, transaction).await {
             Ok(Ok(outcome)) => {
                 if matches!(outcome, Ok(_) | Err(Failure::Refused(_) | Failure::Blocked)) {
