@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, SubsecRound as _, Utc};
 use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +25,7 @@ use crate::postgres::{self, Cluster, Settings};
 use crate::store::{Store, migrations};
 use crate::telemetry::Telemetry;
 
+mod clock;
 mod erasing;
 mod following;
 pub mod keys;
@@ -34,6 +34,7 @@ mod publication;
 pub mod tasks;
 pub mod verification;
 
+pub use clock::{Clock, clock};
 use publication::Publication;
 use tasks::{Tasks, expiry, maintenance, metrics};
 
@@ -83,12 +84,6 @@ impl Database {
     }
 }
 
-/// The one clock of the program, in microseconds: what PostgreSQL keeps is what was answered.
-#[expect(clippy::disallowed_methods, reason = "this is the clock; everything else takes time as an argument")]
-pub fn clock() -> DateTime<Utc> {
-    Utc::now().trunc_subsecs(6)
-}
-
 /// Serves until a signal ends it. A second signal ends it at once.
 pub async fn serve(args: &ServeArgs, telemetry: &Telemetry) -> Result<(), StartError> {
     // Before the database: a port that is taken is told at once.
@@ -133,48 +128,49 @@ async fn serve_on(
     let recorder = telemetry.metrics();
     let render: http::Metrics = Arc::new(move || recorder.render());
     let data_dir = args.database.data_dir()?;
-    let mut log = log::open(&store, &args.audit, &data_dir).await?;
     let bounds = Bounds {
         customers: usize::try_from(config.cache_customers).unwrap_or(usize::MAX),
         max_stale: config.max_stale,
     };
-    let health = Arc::new(Health::default());
-    let cache = Arc::new(Cache::new(&store, bounds, &health));
+    let (cache, clock) = make_cache(&store, bounds).await?;
+    let mut log = log::open(&store, &args.audit, &data_dir, &clock).await?;
     let (writer, lanes) = Writer::start(&store, &cache, log.keys.writers.first(), config.write_lanes);
     let address = listener.local_addr().map_err(|error| StartError::new(error.to_string()))?;
     let public_url = public_url(config, address);
     let state = build(&store, &cache, writer.clone(), config, public_url, &log, &render).await?;
     let key_file = publish_operator_key(&store, args).await?;
 
-    let tasks = Tasks::new(&health);
+    let tasks = Tasks::new(&cache.health);
     // The sealer stops last: what the lanes and the other tasks write is sealed too.
-    let sealing = Tasks::new(&health);
+    let sealing = Tasks::new(&cache.health);
     let publication = Publication::start(&args.audit, &store, &sealing)?;
-    log.seal(publication, &sealing);
+    log.seal(publication, &clock, &sealing);
     let verifier = verification::Verifier {
         store: store.clone(),
         service: database.service.clone(),
         keys: Arc::clone(&log.keys),
         outside: verification::Outside::new(&args.audit, &data_dir),
-        clock,
+        clock: clock.clone(),
     };
     let sweep_interval = Duration::from_secs(config.sweep_interval);
-    tasks.spawn("expiry", (store.clone(), writer), move |(store, writer), stop| {
-        expiry::sweep(store, writer, sweep_interval, stop)
+    tasks.spawn("expiry", (store.clone(), writer, clock.clone()), move |(store, writer, clock), stop| {
+        expiry::sweep(store, writer, clock, sweep_interval, stop)
     });
-    tasks.spawn("maintenance", store.clone(), maintenance::maintain);
-    tasks.spawn("metrics", (store.clone(), Arc::clone(&cache)), |(store, cache), stop| {
-        metrics::measure(store, cache, stop)
+    tasks.spawn("maintenance", (store.clone(), clock.clone()), |(store, clock), stop| {
+        maintenance::maintain(store, clock, stop)
     });
-    tasks.spawn("follower", (store.clone(), Arc::clone(&cache)), |(store, cache), stop| {
-        following::follow(store, cache, stop)
+    let context = (store.clone(), Arc::clone(&cache), clock.clone());
+    tasks.spawn("metrics", context.clone(), |(store, cache, clock), stop| {
+        metrics::measure(store, cache, clock, stop)
+    });
+    tasks.spawn("follower", context, |(store, cache, clock), stop| {
+        following::follow(store, cache, clock, stop)
     });
     tasks.spawn("hints", (store.clone(), Arc::clone(&cache)), |(store, cache), stop| {
         following::tell(store, cache, stop)
     });
-    tasks.spawn("erasure", (store.clone(), database.owner.clone()), |(store, owner), stop| {
-        erasing::erase(store, owner, stop)
-    });
+    let context = (store.clone(), database.owner.clone(), clock.clone());
+    tasks.spawn("erasure", context, |(store, owner, clock), stop| erasing::erase(store, owner, clock, stop));
     let verify_interval = args.audit.verify_interval();
     tasks.spawn(
         "verifier",
@@ -184,8 +180,8 @@ async fn serve_on(
     let retention = args.audit.audit_retention.clone();
     tasks.spawn(
         "retention",
-        (store.clone(), Arc::clone(&log.keys), retention),
-        |(store, keys, retention), stop| erasing::retain(store, keys, retention, stop),
+        (store.clone(), Arc::clone(&log.keys), retention, clock),
+        |(store, keys, retention, clock), stop| erasing::retain(store, keys, retention, clock, stop),
     );
     if config.warm {
         tasks.spawn("warm", (store.clone(), Arc::clone(&cache)), move |(store, cache), stop| {
@@ -201,11 +197,13 @@ async fn serve_on(
     let limits = http::server::Limits { max_connections: config.max_connections, ..Default::default() };
     let metrics = metrics_listener.map(|listener| {
         let router = http::metrics_router(render);
-        tokio::spawn(http::server::serve(listener, router, limits, stop.clone(), Duration::ZERO))
+        let serve = http::server::serve(listener, router, limits, stop.clone(), Duration::ZERO);
+        let health = Arc::clone(&cache.health);
+        tokio::spawn(async move { health.catch_panic("metrics_listener", serve).await })
     });
-    tokio::spawn(stop_on_signal(Arc::clone(&health), config.shutdown_delay, stop.clone())?);
+    tokio::spawn(stop_on_signal(Arc::clone(&cache.health), config.shutdown_delay, stop.clone())?);
 
-    health.set_serving(true);
+    cache.health.set_serving(true);
     tracing::info!(%address, embedded = database.is_embedded(), version = env!("CARGO_PKG_VERSION"), "ready");
     greet(address, &key_file, database.is_embedded());
     http::server::serve(listener, router, limits, stop, config.shutdown_timeout).await;
@@ -220,6 +218,17 @@ async fn serve_on(
     store.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Makes the cache and the clock. Before anything is written, the clock is compared with the database's, and the database's
+/// sequences with the ids in use.
+async fn make_cache(store: &Store, bounds: Bounds) -> Result<(Arc<Cache>, Clock), StartError> {
+    let failed = |error: Error| StartError::new(format!("cannot read the database: {error}"));
+    let cache = Arc::new(Cache::new(store, bounds, &Arc::default()));
+    let clock = Clock::new(clock, &cache);
+    clock.measure(store).await.map_err(failed)?;
+    cache.advance_sequences(store).await.map_err(failed)?;
+    Ok((cache, clock))
 }
 
 async fn build(
@@ -239,7 +248,7 @@ async fn build(
         store: store.clone(),
         cache: Arc::clone(cache),
         writer,
-        clock: Arc::new(clock),
+        clock: Arc::new(clock::clock),
         cursors: Cursors::new(secret),
         trusted_proxies: config.trusted_proxies.clone().into(),
         health: Arc::clone(&cache.health),

@@ -69,6 +69,8 @@ pub enum Error {
     Overloaded,
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    #[error("the clock of this replica differs too much from the database's")]
+    ClockDiffers,
     #[error("the entry is not in the log yet")]
     NotSealed,
     #[error("the audit log in the database is damaged: {0}")]

@@ -16,22 +16,29 @@ pub enum Component {
     Database,
     /// The audit log: its tree and its checkpoints.
     AuditLog,
+    /// The sequence of audit ids: it must not be behind the trail.
+    AuditSequence,
+    /// The clock of this replica, compared with the database's.
+    Clock,
 }
 
 impl Component {
-    pub const ALL: [Self; 2] = [Self::Database, Self::AuditLog];
+    pub const ALL: [Self; 4] = [Self::Database, Self::AuditLog, Self::AuditSequence, Self::Clock];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Database => "database",
             Self::AuditLog => "audit_log",
+            Self::AuditSequence => "audit_sequence",
+            Self::Clock => "clock",
         }
     }
 
     /// Returns whether a fault concerns this replica alone, so that requests are better sent to another one.
     pub fn is_local(self) -> bool {
         match self {
-            Self::Database | Self::AuditLog => false,
+            Self::Database | Self::AuditLog | Self::AuditSequence => false,
+            Self::Clock => true,
         }
     }
 }

@@ -6,12 +6,13 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use metrics::{Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::trace::TracerProvider;
@@ -36,6 +37,8 @@ const DOWNLOADS_CUT: &str = "consentd_downloads_cut_total";
 const POOL_CONNECTIONS: &str = "db_client_connection_count";
 const DATABASE_UP: &str = "consentd_database_up";
 const TASK_PANICS: &str = "consentd_task_panics_total";
+const COMPONENT_FAULTS: &str = "consentd_component_faults_total";
+const CLOCK_DIFFERENCE: &str = "consentd_clock_difference_seconds";
 const SWEEP_LAST_RUN: &str = "consentd_expiry_sweep_last_run_timestamp_seconds";
 const SWEEP_ENTRIES: &str = "consentd_expiry_sweep_entries_total";
 const SWEEP_FAILURES: &str = "consentd_expiry_sweep_failures_total";
@@ -189,7 +192,8 @@ fn install_recorder() -> PrometheusHandle {
     let _ = std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
         loop {
             std::thread::sleep(Duration::from_secs(5));
-            upkeep.run_upkeep();
+            // A panic is in the log; the next round tries again.
+            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| upkeep.run_upkeep()));
         }
     });
     handle
@@ -211,6 +215,12 @@ fn describe() {
     );
     describe_gauge!(POOL_CONNECTIONS, Unit::Count, "Database connections by pool and state");
     describe_gauge!(DATABASE_UP, "1 while the database answers, else 0");
+    describe_counter!(COMPONENT_FAULTS, Unit::Count, "Faults of each component that /readyz names");
+    describe_gauge!(
+        CLOCK_DIFFERENCE,
+        Unit::Seconds,
+        "The database's clock minus this replica's: beyond 60 it allows nothing more and records no expiry"
+    );
     describe_counter!(TASK_PANICS, Unit::Count, "Panics of background tasks, each of which was restarted");
     describe_gauge!(
         SWEEP_LAST_RUN,
@@ -232,6 +242,16 @@ fn describe() {
     cache::describe();
     counter!(SWEEP_ENTRIES).absolute(0);
     counter!(SWEEP_FAILURES).absolute(0);
+}
+
+/// The faults of a component since the start.
+pub fn component_faults(component: &'static str, faults: u64) {
+    metrics::counter!(COMPONENT_FAULTS, "component" => component).absolute(faults);
+}
+
+/// The database's clock minus this replica's.
+pub fn clock_difference(difference: TimeDelta) {
+    metrics::gauge!(CLOCK_DIFFERENCE).set(difference.as_seconds_f64());
 }
 
 /// The panics of a background task since the start.

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::tasks::sleep_or_stop;
-use super::{Database, clock};
+use super::{Clock, Database};
 use crate::config::audit;
 use crate::error::{Error, StartError};
 use crate::ops::erasure::{Retention, carry_out};
@@ -42,18 +42,18 @@ pub async fn may_erase(store: &Store, database: &Database) -> Result<(), StartEr
 }
 
 /// Until it is time to stop: carries out what is sealed, and rids the files of it.
-pub async fn erase(store: Store, owner: PgConnectOptions, stop: CancellationToken) {
+pub async fn erase(store: Store, owner: PgConnectOptions, clock: Clock, stop: CancellationToken) {
     let erased = Notify::new();
     // Beside each other: the files may have to wait for a verification, and no erasure waits for that.
     tokio::select! {
-        () = carry_out_what_is_sealed(&store, &erased, &stop) => {}
-        () = rid_files(&store, &owner, &erased) => {}
+        () = carry_out_what_is_sealed(&store, &erased, &clock, &stop) => {}
+        () = rid_files(&store, &owner, &erased, &clock) => {}
     }
 }
 
-async fn carry_out_what_is_sealed(store: &Store, erased: &Notify, stop: &CancellationToken) {
+async fn carry_out_what_is_sealed(store: &Store, erased: &Notify, clock: &Clock, stop: &CancellationToken) {
     loop {
-        match carry_out(store, clock()).await {
+        match carry_out(store, clock.now()).await {
             Ok(0) => {}
             Ok(erasures) => {
                 tracing::info!(erasures, "erased personal fields");
@@ -73,14 +73,14 @@ async fn carry_out_what_is_sealed(store: &Store, erased: &Notify, stop: &Cancell
 
 /// Sees to the files after each burst of erasures, and again and again where something stands in the way. What another
 /// replica, or this one before it ended, has left undone is found in the database.
-async fn rid_files(store: &Store, owner: &PgConnectOptions, erased: &Notify) {
+async fn rid_files(store: &Store, owner: &PgConnectOptions, erased: &Notify, clock: &Clock) {
     let mut pause = QUIET;
     loop {
         if timeout(pause, erased.notified()).await.is_ok() {
             pause = QUIET;
             continue;
         }
-        pause = match see_to_files(store, owner).await {
+        pause = match see_to_files(store, owner, clock).await {
             Ok(()) => LONGEST_PAUSE,
             Err(error) => {
                 let pause = (2 * pause).min(LONGEST_PAUSE);
@@ -95,7 +95,7 @@ async fn rid_files(store: &Store, owner: &PgConnectOptions, erased: &Notify) {
     }
 }
 
-async fn see_to_files(store: &Store, owner: &PgConnectOptions) -> Result<(), Error> {
+async fn see_to_files(store: &Store, owner: &PgConnectOptions, clock: &Clock) -> Result<(), Error> {
     let erasures = store.erasures_in_files().await?;
     if erasures.is_empty() {
         return Ok(());
@@ -108,7 +108,7 @@ async fn see_to_files(store: &Store, owner: &PgConnectOptions) -> Result<(), Err
              on vlaapi.customer_consent_audit, audit_events and customers, and VACUUM FULL pg_statistic"
         ),
     }
-    store.mark_vacuumed(&erasures, clock()).await
+    store.mark_vacuumed(&erasures, clock.now()).await
 }
 
 /// Once an hour: fields that have reached their age.
@@ -116,6 +116,7 @@ pub async fn retain(
     store: Store,
     keys: Arc<LogKeys>,
     policies: Vec<audit::Retention>,
+    clock: Clock,
     stop: CancellationToken,
 ) {
     let mut policies: Vec<Retention> = policies
@@ -124,7 +125,7 @@ pub async fn retain(
         .collect();
     loop {
         for policy in &mut policies {
-            match policy.log(&store, &keys, clock()).await {
+            match policy.log(&store, &keys, clock.now()).await {
                 Ok(0) => {}
                 Ok(entries) => tracing::info!(entries, "personal fields have reached their age"),
                 Err(error) => tracing::warn!(%error, "retention failed; the next hour tries again"),

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::clock;
+use super::Clock;
 use super::tasks::sleep_or_stop;
 use crate::cache::Cache;
-use crate::cache::follow::Follower;
+use crate::cache::follow::{Follower, Observation};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -16,10 +16,13 @@ use crate::telemetry;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Follows the changes of others, in one session after the other.
-pub(super) async fn follow(store: Store, cache: Arc<Cache>, stop: CancellationToken) {
+pub(super) async fn follow(store: Store, cache: Arc<Cache>, clock: Clock, stop: CancellationToken) {
     let follower = Follower::new(store, cache);
     loop {
-        let session = follower.follow(|changed_at| telemetry::followed(clock() - changed_at));
+        let session = follower.follow(|observation| match observation {
+            Observation::Change { made_at } => telemetry::followed(clock.now() - made_at),
+            Observation::DatabaseTime { now, round_trip } => clock.measured(now, round_trip),
+        });
         let ended = tokio::select! { ended = session => ended, () = stop.cancelled() => return };
         let Err(error) = ended;
         telemetry::following_ended();

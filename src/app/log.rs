@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use super::clock;
+use super::Clock;
 use super::keys::KeyPaths;
 use super::publication::Publication;
 use super::tasks::{Tasks, sleep_or_stop};
@@ -37,7 +37,12 @@ pub fn memory(data_dir: &Path) -> Memory {
 }
 
 /// Reads or makes the keys, opens the first log, and holds the database against what this replica remembers.
-pub async fn open(store: &Store, config: &AuditConfig, data_dir: &Path) -> Result<Log, StartError> {
+pub async fn open(
+    store: &Store,
+    config: &AuditConfig,
+    data_dir: &Path,
+    clock: &Clock,
+) -> Result<Log, StartError> {
     let view = Arc::new(LogView::default());
     let verifications = Arc::new(Verifications::default());
     if config.measure_without_audit_log {
@@ -48,25 +53,25 @@ pub async fn open(store: &Store, config: &AuditConfig, data_dir: &Path) -> Resul
     let failed = |error: Error| StartError::new(format!("cannot open the audit log: {error}"));
     let first = store.open_log().await.map_err(failed)?.is_none();
     let keys = Arc::new(KeyPaths::new(&config.keys, data_dir).load(first)?);
-    let log = opening::open_first(store, &keys, &config.audit_name, clock()).await.map_err(failed)?;
+    let log = opening::open_first(store, &keys, &config.audit_name, clock.now()).await.map_err(failed)?;
     opening::admit(store, &keys, &log).await.map_err(failed)?.map_err(StartError::new)?;
     let mut sealer = Sealer::new(store.clone(), Arc::clone(&keys), Arc::clone(&view), memory(data_dir), &log);
-    sealer.recall(clock()).await.map_err(failed)?;
+    sealer.recall(clock.now()).await.map_err(failed)?;
     Ok(Log { keys, view, verifications, sealer: Some(sealer) })
 }
 
 impl Log {
     /// Seals until it is time to stop, and then once more.
-    pub fn seal(&mut self, publication: Publication, tasks: &Tasks) {
+    pub fn seal(&mut self, publication: Publication, clock: &Clock, tasks: &Tasks) {
         let Some(sealer) = self.sealer.take() else { return };
         // The sealer keeps the trees that it saw across a restart of its task.
         let sealer = Arc::new(Mutex::new(sealer));
-        let context = (sealer, Arc::new(publication), Arc::clone(&self.view));
-        tasks.spawn("sealer", context, |(sealer, publication, view), stop| async move {
+        let context = (sealer, Arc::new(publication), Arc::clone(&self.view), clock.clone());
+        tasks.spawn("sealer", context, |(sealer, publication, view, clock), stop| async move {
             let mut sealer = sealer.lock().await;
             loop {
                 let stopping = stop.is_cancelled();
-                let more = round(&mut sealer, &publication).await;
+                let more = round(&mut sealer, &publication, &clock).await;
                 telemetry::log_forked(view.get().fork.is_some());
                 if stopping {
                     return;
@@ -79,8 +84,8 @@ impl Log {
     }
 }
 
-async fn round(sealer: &mut Sealer, publication: &Publication) -> bool {
-    let round = match sealer.round(clock()).await {
+async fn round(sealer: &mut Sealer, publication: &Publication, clock: &Clock) -> bool {
+    let round = match sealer.round(clock.now()).await {
         Ok(round) => round,
         Err(error) => {
             telemetry::sealing_failed();
@@ -92,7 +97,7 @@ async fn round(sealer: &mut Sealer, publication: &Publication) -> bool {
         tracing::error!(audit_id, why, "an audit entry is in quarantine: it cannot be sealed");
     }
     if let Some(oldest) = round.oldest {
-        telemetry::sealed(round.sealed, clock() - oldest);
+        telemetry::sealed(round.sealed, clock.now() - oldest);
     }
     if let Some(noticed) = &round.noticed {
         publication.noticed(noticed);

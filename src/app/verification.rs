@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
-use super::log;
+use super::{Clock, log};
 use crate::config::audit::AuditConfig;
 use crate::error::Error;
 use crate::ops::log::LogKeys;
@@ -70,7 +70,7 @@ pub struct Verifier {
     pub service: PgConnectOptions,
     pub keys: Arc<LogKeys>,
     pub outside: Outside,
-    pub clock: fn() -> DateTime<Utc>,
+    pub clock: Clock,
 }
 
 impl Verifier {
@@ -100,14 +100,14 @@ impl Verifier {
                     continue;
                 }
             }
-            verifications.begin((self.clock)());
+            verifications.begin(self.clock.now());
             let verified = tokio::select! {
                 verified = self.once(&verifications) => verified,
                 () = stop.cancelled() => return,
             };
             let failed = verified.err().map(|error| {
                 tracing::warn!(%error, "the audit log could not be verified; it is tried again");
-                Failed { at: (self.clock)(), why: error.to_string() }
+                Failed { at: self.clock.now(), why: error.to_string() }
             });
             verifications.end(failed);
         }
@@ -124,18 +124,18 @@ impl Verifier {
         if let Some(last) = &last {
             telemetry::verified(last.started_at, last.tree_size.cast_unsigned(), last.result != "tampering");
         }
-        last.is_none_or(|last| last.started_at + interval <= (self.clock)())
+        last.is_none_or(|last| last.started_at + interval <= self.clock.now())
     }
 
     /// Whether much was loaded at once, and is not sealed yet: it would be found missing from the tree.
     async fn is_behind(&self) -> bool {
         let backlog = self.store.backlog().await.ok();
-        backlog.and_then(|backlog| backlog.oldest).is_some_and(|oldest| oldest + BEHIND < (self.clock)())
+        backlog.and_then(|backlog| backlog.oldest).is_some_and(|oldest| oldest + BEHIND < self.clock.now())
     }
 
     /// Verifies the whole log, and keeps the result.
     async fn once(&self, verifications: &Verifications) -> Result<(), Error> {
-        let (started_at, started) = ((self.clock)(), Instant::now());
+        let (started_at, started) = (self.clock.now(), Instant::now());
         let mut report = Report::default();
         // Read before the snapshot is taken: what is remembered by then is in it.
         let checkpoints = self.outside.read(&mut report);

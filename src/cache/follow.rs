@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -16,8 +17,9 @@ use super::Cache;
 use super::freshness::Moment;
 use super::hints::{Change, Hint};
 use crate::error::Error;
+use crate::health::Component;
 use crate::store::Store;
-use crate::store::following::{FollowedEntry, Listener};
+use crate::store::following::{FollowedEntry, Listener, Look};
 
 /// How often it looks where nobody tells it anything.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -25,6 +27,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const BATCH: i64 = 5_000;
 /// So many missing ids are not waited for: it begins anew.
 const MAX_MISSING: i64 = 100_000;
+
+/// A fact that the follower has observed.
+#[derive(Clone, Copy, Debug)]
+pub enum Observation {
+    /// A change that memory did not have was made at this time.
+    Change { made_at: DateTime<Utc> },
+    /// The database's time, read within `round_trip` before now.
+    DatabaseTime { now: DateTime<Utc>, round_trip: Duration },
+}
 
 /// Follows for one replica.
 #[derive(Debug)]
@@ -54,9 +65,8 @@ impl Follower {
         Self { store, cache }
     }
 
-    /// Follows until the session ends, which is always an error. `learned` is called for each change that memory did not
-    /// have, with the time that the change was made.
-    pub async fn follow(&self, mut learned: impl FnMut(DateTime<Utc>)) -> Result<Infallible, Error> {
+    /// Follows until the session ends, which is always an error. `observe` is called for each observation.
+    pub async fn follow(&self, mut observe: impl FnMut(Observation)) -> Result<Infallible, Error> {
         let channels = Hint::ALL.map(Hint::channel);
         let hints = &self.cache.hints;
         // Whoever does not hear cannot know who is there; and whoever has just begun to has not heard all of them.
@@ -64,7 +74,11 @@ impl Follower {
         let mut listener = self.store.listen(&channels).await?;
         hints.presume_others();
         hints.tell(Hint::Presence);
-        let mut position = Position { newest: listener.newest().await?, ..Position::default() };
+        // Before the position is taken: what is drawn from now on comes after it.
+        self.cache.advance_sequences(&self.store).await?;
+        let newest = listener.newest().await?;
+        self.cache.largest_id.store(newest, Relaxed);
+        let mut position = Position { newest, ..Position::default() };
         // What is under way since before this session may still change what is read now: only then memory counts.
         let mut drawing = listener.drawing().await?;
         let mut pause = Duration::from_millis(2);
@@ -77,14 +91,14 @@ impl Follower {
         self.cache.freshness.forget_all();
         let mut looked = Moment::now();
         loop {
-            let more = self.look(&mut listener, &mut position, &mut learned).await?;
+            let more = self.look(&mut listener, &mut position, &mut observe).await?;
             let now = Moment::now();
             if now.since(looked) >= LOOK_EVERY && !position.missing.is_empty() {
                 position.resolve(&listener.drawing().await?);
                 looked = now;
             }
             if !more {
-                self.listen(&mut listener, &mut learned).await?;
+                self.listen(&mut listener, &mut observe).await?;
             }
         }
     }
@@ -94,7 +108,7 @@ impl Follower {
     async fn listen(
         &self,
         listener: &mut Listener,
-        learned: &mut impl FnMut(DateTime<Utc>),
+        observe: &mut impl FnMut(Observation),
     ) -> Result<(), Error> {
         let until = Instant::now() + LOOK_EVERY;
         while let Some(patience) = until.checked_duration_since(Instant::now()) {
@@ -104,12 +118,13 @@ impl Follower {
                 match (heard.hint, heard.changes) {
                     (Hint::Consents, Some(changes)) => {
                         for change in changes {
-                            self.learn(change, learned);
+                            self.learn(change, observe);
                         }
                     }
                     (Hint::Consents, None) => look = true,
                     (Hint::Customers, _) => self.cache.consents.forget_unknown(),
                     (Hint::Keys, _) => self.cache.keys.forget_all(),
+                    (Hint::Sequences, _) => return Err(self.sequence_is_behind()),
                     (Hint::Presence, _) => {}
                 }
             }
@@ -120,9 +135,9 @@ impl Follower {
         Ok(())
     }
 
-    fn learn(&self, change: Change, learned: &mut impl FnMut(DateTime<Utc>)) {
+    fn learn(&self, change: Change, observe: &mut impl FnMut(Observation)) {
         if self.cache.consents.changed(change.customer_id, change.version) {
-            learned(change.changed_at);
+            observe(Observation::Change { made_at: change.changed_at });
         }
     }
 
@@ -131,25 +146,41 @@ impl Follower {
         &self,
         listener: &mut Listener,
         position: &mut Position,
-        learned: &mut impl FnMut(DateTime<Utc>),
+        observe: &mut impl FnMut(Observation),
     ) -> Result<bool, Error> {
         let before = Moment::now();
         let missing: Vec<i64> = position.missing.iter().copied().collect();
-        let mut entries = listener.entries_after(position.newest, &missing, BATCH).await?;
+        let Look { mut entries, last_id, now } = listener.look(position.newest, &missing, BATCH).await?;
+        observe(Observation::DatabaseTime { now, round_trip: Moment::now().since(before) });
         entries.sort_unstable_by_key(|entry| entry.audit_id);
         let passed = position.newest;
         for entry in &entries {
             position.pass(entry)?;
             let FollowedEntry { customer_id, version, timestamp, .. } = *entry;
-            self.learn(Change { customer_id, version, changed_at: timestamp }, learned);
+            self.learn(Change { customer_id, version, changed_at: timestamp }, observe);
         }
         position.acquit();
+        self.cache.largest_id.fetch_max(position.newest, Relaxed);
+        if last_id.is_some_and(|last_id| last_id < position.newest) {
+            return Err(self.sequence_is_behind());
+        }
+        self.cache.health.report(Component::AuditSequence, None);
         let new = entries.iter().filter(|entry| entry.audit_id > passed).count();
         let more = i64::try_from(new).is_ok_and(|new| new >= BATCH);
         if !more {
             self.cache.freshness.caught_up(before);
         }
         Ok(more)
+    }
+}
+
+impl Follower {
+    /// Drops everything in memory: what is changed under an id that was passed before cannot be followed. The next session
+    /// moves the sequence forward.
+    fn sequence_is_behind(&self) -> Error {
+        self.cache.freshness.distrust();
+        self.cache.report_sequence();
+        Error::Unavailable("audit ids are drawn twice".to_owned())
     }
 }
 

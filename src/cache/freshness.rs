@@ -81,6 +81,12 @@ impl Freshness {
         self.session.fetch_add(1, Release);
     }
 
+    /// Nothing counts that is in memory, and the database is asked for every answer until the follower has caught up.
+    pub(super) fn distrust(&self) {
+        self.caught_up.store(0, Release);
+        self.forget_all();
+    }
+
     /// Everything that was committed before this moment has been followed.
     pub fn caught_up(&self, at: Moment) {
         self.caught_up.store(at.to_bits(), Release);

@@ -26,18 +26,21 @@ pub enum Hint {
     Customers,
     /// API keys, or what belongs to them.
     Keys,
+    /// A sequence was behind its table: ids may have been drawn twice. The database sends it.
+    Sequences,
     /// Nothing, but this replica is there, and wants to be told.
     Presence,
 }
 
 impl Hint {
-    pub const ALL: [Self; 4] = [Self::Consents, Self::Customers, Self::Keys, Self::Presence];
+    pub const ALL: [Self; 5] = [Self::Consents, Self::Customers, Self::Keys, Self::Sequences, Self::Presence];
 
     pub fn channel(self) -> &'static str {
         match self {
             Self::Consents => "consentd_consents",
             Self::Customers => "consentd_customers",
             Self::Keys => "consentd_keys",
+            Self::Sequences => "consentd_sequences",
             Self::Presence => "consentd_replicas",
         }
     }

@@ -4,14 +4,18 @@
 //! the follower reads every change from the audit trail, and while it cannot, the database is asked.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::health::Health;
+use crate::health::{Component, Health};
 use crate::store::Store;
+use crate::store::maintenance::{AUDIT_SEQUENCE, BehindSequence};
 
+pub mod clock;
 pub mod consents;
 pub mod follow;
 pub mod freshness;
@@ -21,6 +25,7 @@ pub mod keys;
 pub mod lookups;
 pub mod table;
 
+use clock::ClockDifference;
 use consents::Consents;
 use freshness::Freshness;
 use hints::{Hint, Hints};
@@ -32,7 +37,10 @@ pub struct Cache {
     pub consents: Consents,
     pub keys: Keys,
     pub freshness: Arc<Freshness>,
+    pub clock: ClockDifference,
     pub hints: Hints,
+    /// The largest audit id that this replica has seen. One that is drawn later is above it.
+    pub largest_id: AtomicI64,
     /// The health of this replica, to which its parts report.
     pub health: Arc<Health>,
 }
@@ -53,7 +61,9 @@ impl Cache {
             consents: Consents::new(store, Arc::clone(&freshness), bounds.customers, health),
             keys: Keys::new(store, Arc::clone(&freshness), health),
             freshness,
+            clock: ClockDifference::default(),
             hints: Hints::of_a_new_replica(),
+            largest_id: AtomicI64::new(0),
             health: Arc::clone(health),
         }
     }
@@ -68,6 +78,35 @@ impl Cache {
     pub fn keys_changed(&self) {
         self.keys.forget_all();
         self.hints.tell(Hint::Keys);
+    }
+
+    /// Takes in a measurement of the database's clock, as [`ClockDifference::measured`] does, and reports a difference
+    /// that is too large.
+    pub fn clock_measured(&self, database: DateTime<Utc>, sent: DateTime<Utc>, received: DateTime<Utc>) {
+        self.clock.measured(database, sent, received);
+        let fault = "this replica's clock differs from the database's by more than 60 seconds";
+        self.health.report(Component::Clock, (!self.clock.is_tolerable()).then(|| fault.into()));
+    }
+
+    /// Moves sequences that are behind their tables forward. Each is logged; that of the audit ids is an alarm.
+    pub async fn advance_sequences(&self, store: &Store) -> Result<(), Error> {
+        for BehindSequence { name, last_id, largest_id } in store.advance_sequences().await? {
+            tracing::error!(
+                name,
+                last_id,
+                largest_id,
+                "a sequence was behind its table and was moved forward"
+            );
+            if name == AUDIT_SEQUENCE {
+                self.report_sequence();
+            }
+        }
+        Ok(())
+    }
+
+    fn report_sequence(&self) {
+        let fault = "ids were drawn twice: the sequence was behind the ids in use, and is moved forward";
+        self.health.report(Component::AuditSequence, Some(fault.into()));
     }
 
     /// Reads every customer's consent into memory, as far as there is room. True when all are held.

@@ -40,7 +40,9 @@ impl ConsentTier {
 }
 
 /// How far what is kept must be anonymised: `full` removes all that tells of persons and places, `none` removes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema, sqlx::Type,
+)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "varchar", rename_all = "snake_case")]
 pub enum AnonymizationLevel {
@@ -395,6 +397,23 @@ pub struct Change {
     pub version: i32,
     pub timestamp: DateTime<Utc>,
     pub expiry_recorded: bool,
+}
+
+impl Change {
+    /// Returns whether something is allowed that was not, or is allowed for longer.
+    pub fn allows_more(&self) -> bool {
+        let new = &self.current;
+        let given = |state: &&ConsentState| state.consent_tier != ConsentTier::None;
+        let Some(old) = self.previous.as_ref().filter(given) else { return given(&new) };
+        let is_longer = old.expires_at.is_some_and(|old| new.expires_at.is_none_or(|new| new > old));
+        given(&new)
+            && (is_longer
+                || new.consent_tier > old.consent_tier
+                || new.can_store_images && !old.can_store_images
+                || new.can_store_embeddings && !old.can_store_embeddings
+                || new.can_use_for_training && !old.can_use_for_training
+                || new.anonymization_level > old.anonymization_level)
+    }
 }
 
 /// What a decision changes; `None` when it stands already.

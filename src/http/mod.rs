@@ -36,6 +36,8 @@ use crate::telemetry;
 
 /// Hands a decision to the writer; where there is no room for it, that is counted.
 async fn submit(state: &AppState, request: Request) -> Result<Outcome, Error> {
+    // The time of an entry is the database's, whatever the decision was judged by.
+    let request = Request { now: state.cache.clock.database_time_of(request.now), ..request };
     let outcome = state.writer.submit(request).await;
     if let Err(Error::Overloaded) = outcome {
         telemetry::refused_for_overload("write");

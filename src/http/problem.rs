@@ -237,6 +237,12 @@ impl From<Error> for Problem {
                 )
                 .with_retry_after()
             },
+            Error::ClockDiffers => Self::new(
+                &UNAVAILABLE,
+                "the clock of this replica differs from the database's by more than 60 seconds: it accepts withdrawals, and \
+                 nothing that allows more than before; try again after the time that Retry-After gives",
+            )
+            .with_retry_after(),
             Error::NotSealed => Self::new(
                 &NOT_SEALED,
                 "the entry is not sealed yet, which takes about a second: try again after the time that Retry-After gives",

@@ -60,8 +60,18 @@ pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 pub struct AppState(Arc<Parts>);
 
 impl From<Parts> for AppState {
-    fn from(parts: Parts) -> Self {
+    /// The handlers judge by the later of this replica's clock and the database's.
+    fn from(mut parts: Parts) -> Self {
+        let (local, cache) = (parts.clock, Arc::clone(&parts.cache));
+        parts.clock = Arc::new(move || cache.clock.later_time(local()));
         Self(Arc::new(parts))
+    }
+}
+
+impl Parts {
+    /// Returns the time of an audit event that is written now: the database's.
+    pub fn entry_time(&self) -> DateTime<Utc> {
+        self.cache.clock.database_time_of((self.clock)())
     }
 }
 
@@ -79,7 +89,7 @@ pub struct Parts {
     pub writer: Writer,
     /// What is asked on the hot path.
     pub cache: Arc<Cache>,
-    /// The only clock.
+    /// The only clock: as it is given, this replica's.
     pub clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     pub cursors: Cursors,
     pub trusted_proxies: Arc<[IpNetwork]>,

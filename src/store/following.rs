@@ -28,6 +28,16 @@ pub struct FollowedEntry {
     pub timestamp: DateTime<Utc>,
 }
 
+/// The result of one look at the trail.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub entries: Vec<FollowedEntry>,
+    /// The last id that was drawn for an entry; `None` if none was drawn since the sequence was set.
+    pub last_id: Option<i64>,
+    /// The database's time, at some moment of the statement.
+    pub now: DateTime<Utc>,
+}
+
 /// What a replica tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
@@ -114,28 +124,41 @@ impl Listener {
         Ok(within(ANSWER_TIMEOUT, drawing.fetch_all(&mut self.0)).await?.into_iter().collect())
     }
 
-    /// The first entries after `newest`, and those that were missing before it and are there now.
-    pub async fn entries_after(
-        &mut self,
-        newest: i64,
-        missing: &[i64],
-        limit: i64,
-    ) -> Result<Vec<FollowedEntry>, Error> {
-        let entries = sqlx::query_as!(
-            FollowedEntry,
+    /// Reads the first entries after `newest`, those of `missing` that are there by now, and the state that is compared
+    /// with them: it is read after the entries, so a sequence in order has reached the ids of all of them.
+    pub async fn look(&mut self, newest: i64, missing: &[i64], limit: i64) -> Result<Look, Error> {
+        let rows = sqlx::query!(
             r#"
-            (select audit_id as "audit_id!", customer_id as "customer_id!", version as "version!",
-               vlaapi.calendar_time(timestamp) as "timestamp!"
-             from vlaapi.customer_consent_audit where audit_id > $1 order by audit_id limit $3)
-            union all
-            select audit_id, customer_id, version, vlaapi.calendar_time(timestamp)
-            from vlaapi.customer_consent_audit where audit_id = any($2)
+            select state.last_id as "last_id?", state.now as "now!", entry.audit_id as "audit_id?",
+              entry.customer_id as "customer_id?", entry.version as "version?", entry.timestamp as "timestamp?"
+            from (
+              select pg_sequence_last_value('vlaapi.customer_consent_audit_audit_id_seq') as last_id,
+                clock_timestamp() as now
+            ) state
+            left join (
+              (select audit_id, customer_id, version, vlaapi.calendar_time(timestamp) as timestamp
+               from vlaapi.customer_consent_audit where audit_id > $1 order by audit_id limit $3)
+              union all
+              select audit_id, customer_id, version, vlaapi.calendar_time(timestamp)
+              from vlaapi.customer_consent_audit where audit_id = any($2)
+            ) entry on true
             "#,
             newest,
             missing,
             limit,
         );
-        Ok(within(ANSWER_TIMEOUT, entries.fetch_all(&mut self.0)).await?)
+        let rows = within(ANSWER_TIMEOUT, rows.fetch_all(&mut self.0)).await?;
+        let first = rows.first().ok_or_else(|| Error::Internal("a sequence has one row".to_owned()))?;
+        let (last_id, now) = (first.last_id, first.now);
+        let entries = rows.into_iter().filter_map(|row| {
+            Some(FollowedEntry {
+                audit_id: row.audit_id?,
+                customer_id: row.customer_id?,
+                version: row.version?,
+                timestamp: row.timestamp?,
+            })
+        });
+        Ok(Look { entries: entries.collect(), last_id, now })
     }
 }
 

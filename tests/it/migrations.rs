@@ -203,7 +203,7 @@ async fn a_service_that_must_not_migrate_names_the_migration_it_misses() {
     migrations::up(&database.options, Some(LAST - 1)).await.unwrap();
     let refusal = migrations::check(&database.options).await.unwrap_err();
     assert!(
-        refusal.to_string().starts_with("the database lacks migration 012_erasures_in_the_files.up.sql"),
+        refusal.to_string().starts_with("the database lacks migration 015_sequences.up.sql"),
         "{refusal}"
     );
     migrations::up(&database.options, None).await.unwrap();

@@ -5,20 +5,26 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::sleep_or_stop;
-use crate::app::clock;
+use crate::app::Clock;
+use crate::error::Error;
 use crate::ops;
 use crate::ops::consents::Writer;
+use crate::ops::expiry::Swept;
 use crate::store::Store;
 use crate::telemetry;
 
-pub async fn sweep(store: Store, writer: Writer, interval: Duration, stop: CancellationToken) {
+/// Sweeps by the database's clock, and not at all while this replica's differs too much.
+pub async fn sweep(store: Store, writer: Writer, clock: Clock, interval: Duration, stop: CancellationToken) {
     while sleep_or_stop(interval, &stop).await {
-        let failure = match ops::expiry::sweep(&store, &writer, clock()).await {
+        if !clock.is_tolerable() {
+            continue;
+        }
+        let failure = match sweep_once(&store, &writer).await {
             Ok(None) => None,
             Ok(Some(swept)) => {
                 telemetry::expiries_recorded(swept.recorded);
                 if swept.failure.is_none() {
-                    telemetry::swept(clock());
+                    telemetry::swept(clock.now());
                 }
                 swept.failure
             }
@@ -29,4 +35,10 @@ pub async fn sweep(store: Store, writer: Writer, interval: Duration, stop: Cance
             tracing::warn!(%error, "the expiry sweep failed; the next one tries again");
         }
     }
+}
+
+async fn sweep_once(store: &Store, writer: &Writer) -> Result<Option<Swept>, Error> {
+    // Asked, and not computed: this replica's clock may have been set since it was compared.
+    let now = store.now().await?;
+    ops::expiry::sweep(store, writer, now).await
 }

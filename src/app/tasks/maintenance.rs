@@ -6,13 +6,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::sleep_or_stop;
-use crate::app::clock;
+use crate::app::Clock;
 use crate::ops;
 use crate::store::Store;
 
-pub async fn maintain(store: Store, stop: CancellationToken) {
+pub async fn maintain(store: Store, clock: Clock, stop: CancellationToken) {
     loop {
-        let now = clock();
+        let now = clock.now();
         match store.make_partitions(now.date_naive()).await {
             Ok(made) if made > 0 => tracing::info!(made, "made partitions of inference_logs"),
             Ok(_) => {}

@@ -183,7 +183,7 @@ pub async fn erase_customer_data(
     caller.must_be_operator()?;
     caller.must_reach(customer_id)?;
     let input = body.value;
-    let now = (state.clock)();
+    let now = state.entry_time();
     let fields = input.fields.unwrap_or_else(|| ErasableField::ALL.to_vec());
     let request = ErasureRequest {
         customer_id,

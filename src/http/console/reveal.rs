@@ -49,7 +49,8 @@ pub async fn record(
     // A reason has a bound, and so has an address.
     let filter = filter.map(|filter| filter.chars().take(1000).collect());
     let by = visitor.origin.clone().attribution(None, filter);
-    let (store, keys, now) = (state.store.clone(), std::sync::Arc::clone(&state.log_keys), (state.clock)());
+    let (store, keys, now) =
+        (state.store.clone(), std::sync::Arc::clone(&state.log_keys), state.entry_time());
     detached(async move { access::record(&store, &keys, &what, customer_id, &by, now).await }).await
 }
 

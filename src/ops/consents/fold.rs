@@ -14,6 +14,8 @@ use crate::store::consents::Locked;
 pub struct Fold {
     consents: HashMap<Uuid, Locked>,
     changed: HashSet<Uuid>,
+    /// Decisions that allow more than before are refused.
+    refuses_grants: bool,
 }
 
 /// What one decision comes to.
@@ -28,7 +30,13 @@ pub struct Step {
 impl Fold {
     pub fn new(consents: Vec<Locked>) -> Self {
         let consents = consents.into_iter().map(|consent| (consent.record.customer_id, consent)).collect();
-        Self { consents, changed: HashSet::new() }
+        Self { consents, changed: HashSet::new(), refuses_grants: false }
+    }
+
+    /// Refuses decisions that allow more than before.
+    #[must_use]
+    pub fn refusing_grants(self, refuses_grants: bool) -> Self {
+        Self { refuses_grants, ..self }
     }
 
     /// Applies a decision. One that is refused leaves everything as it was.
@@ -51,6 +59,9 @@ impl Fold {
         let Some(change) = change else {
             return Ok(Step { record: current.clone(), change: None });
         };
+        if self.refuses_grants && change.allows_more() {
+            return Err(Error::ClockDiffers);
+        }
         let no_id = || Error::Internal("too few ids were drawn for the entries".to_owned());
         let audit_id = consent.audit_ids.pop_front().ok_or_else(no_id)?;
         consent.record = ConsentRecord::from_state(

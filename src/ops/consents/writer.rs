@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -169,6 +170,22 @@ impl Verdict {
     }
 }
 
+/// The conditions under which a batch is written.
+#[derive(Clone, Copy)]
+struct Conditions {
+    /// Ids that are drawn must be above this one, which this replica has seen.
+    largest_id: i64,
+    /// Decisions that allow more than before are refused.
+    refuses_grants: bool,
+}
+
+impl Conditions {
+    /// Returns whether the sequence of audit ids was behind when it drew those of a consent.
+    fn is_behind(self, consent: &Locked) -> bool {
+        consent.audit_ids.front().is_some_and(|audit_id| *audit_id <= self.largest_id)
+    }
+}
+
 /// Why a batch came to nothing.
 enum Failure {
     /// The session is of no use any more, and nothing was begun on it.
@@ -177,6 +194,8 @@ enum Failure {
     Refused(Error),
     /// Nothing is written, since somebody else is about to make or to remove the row of one of the items.
     Blocked,
+    /// Nothing is written: the sequence of audit ids is behind the trail.
+    DrawnTwice,
     /// Nothing is written, and nothing would be if it were tried again now.
     Unavailable(String),
     /// The end of the transaction is not known.
@@ -277,8 +296,25 @@ impl Lane {
     }
 
     async fn attempt(&mut self, batch: &[Item]) -> Result<Settled, Failure> {
+        let conditions = Conditions {
+            largest_id: self.cache.largest_id.load(Relaxed),
+            refuses_grants: !self.cache.clock.is_tolerable(),
+        };
+        match self.attempt_under(batch, conditions).await {
+            Err(Failure::DrawnTwice) => {
+                if let Err(error) = self.cache.advance_sequences(&self.store).await {
+                    tracing::error!(%error, "the sequence of audit ids cannot be moved forward");
+                }
+                // Whatever came of that: a withdrawal is always possible. The sealer finds an id that was used twice.
+                self.attempt_under(batch, Conditions { largest_id: i64::MIN, ..conditions }).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn attempt_under(&mut self, batch: &[Item], conditions: Conditions) -> Result<Settled, Failure> {
         if let Some(session) = self.session.take() {
-            match self.attempt_on(session, batch).await {
+            match self.attempt_on(session, batch, conditions).await {
                 // It ended while it lay idle, with the database perhaps, which may be back by now.
                 Err(Failure::NotBegun(_)) => {}
                 outcome => return outcome,
@@ -286,16 +322,24 @@ impl Lane {
         }
         let unavailable = |error: sqlx::Error| Failure::Unavailable(error.to_string());
         let session = self.store.chain().await.map_err(unavailable)?;
-        self.attempt_on(session, batch).await
+        self.attempt_on(session, batch, conditions).await
     }
 
     /// Keeps the session only if its transaction has ended: with one that is closed everything ends that was begun on it.
-    async fn attempt_on(&mut self, mut session: Chain, batch: &[Item]) -> Result<Settled, Failure> {
-        let transaction = transact(&mut session, self.key.as_ref(), batch);
+    async fn attempt_on(
+        &mut self,
+        mut session: Chain,
+        batch: &[Item],
+        conditions: Conditions,
+    ) -> Result<Settled, Failure> {
+        let transaction = transact(&mut session, self.key.as_ref(), batch, conditions);
         let transaction = self.cache.health.catch_panic(TASK, transaction);
         match timeout(PATIENCE, transaction).await {
             Ok(Ok(outcome)) => {
-                if matches!(outcome, Ok(_) | Err(Failure::Refused(_) | Failure::Blocked)) {
+                if matches!(
+                    outcome,
+                    Ok(_) | Err(Failure::Refused(_) | Failure::Blocked | Failure::DrawnTwice)
+                ) {
                     self.session = Some(session);
                 }
                 outcome
@@ -322,6 +366,9 @@ impl Lane {
                     match &failure {
                         Failure::Blocked => self.hold(item),
                         Failure::Refused(error) => item.answer(Err(error.clone())),
+                        Failure::DrawnTwice => {
+                            item.answer(Err(Error::Internal("audit ids are drawn twice".to_owned())));
+                        }
                         Failure::NotBegun(why) | Failure::Unavailable(why) | Failure::Unknown(why) => {
                             item.answer(Err(Error::Unavailable(why.clone())));
                         }
@@ -340,6 +387,9 @@ impl Lane {
                 let outcomes = || settled.verdicts.iter().filter_map(Verdict::outcome);
                 for outcome in outcomes() {
                     consents.written(&outcome.record);
+                }
+                if let Some(audit_id) = outcomes().filter_map(|outcome| outcome.record.audit_id).max() {
+                    self.cache.largest_id.fetch_max(audit_id, Relaxed);
                 }
                 if settled.changes {
                     let changed = outcomes().filter(|outcome| outcome.changed);
@@ -370,7 +420,12 @@ impl Lane {
 }
 
 /// A batch, in one transaction.
-async fn transact(session: &mut Chain, key: Option<&WriterKey>, batch: &[Item]) -> Result<Settled, Failure> {
+async fn transact(
+    session: &mut Chain,
+    key: Option<&WriterKey>,
+    batch: &[Item],
+    conditions: Conditions,
+) -> Result<Settled, Failure> {
     let mut wanted = BTreeMap::new();
     for item in batch {
         *wanted.entry(item.request.customer_id).or_insert(0) += 1;
@@ -378,7 +433,13 @@ async fn transact(session: &mut Chain, key: Option<&WriterKey>, batch: &[Item]) 
     let lay_idle = session.is_begun();
     session.begin().await.map_err(|error| Failure::NotBegun(error.to_string()))?;
     let outcome = match lock(session.as_mut(), &wanted).await {
-        Ok((locked, held)) => fold(session.as_mut(), key, batch, locked, &held).await,
+        Ok((locked, _)) if locked.iter().any(|consent| conditions.is_behind(consent)) => {
+            Err(Failure::DrawnTwice)
+        }
+        Ok((locked, held)) => {
+            let fold = Fold::new(locked).refusing_grants(conditions.refuses_grants);
+            write(session.as_mut(), key, batch, fold, &held).await
+        }
         // Nothing is written so far, and the session may have ended while it lay idle.
         Err(Failure::Unavailable(why)) if lay_idle => return Err(Failure::NotBegun(why)),
         Err(failure) => Err(failure),
@@ -407,14 +468,13 @@ async fn transact(session: &mut Chain, key: Option<&WriterKey>, batch: &[Item]) 
 }
 
 /// Folds, vouches and writes.
-async fn fold(
+async fn write(
     connection: &mut PgConnection,
     key: Option<&WriterKey>,
     batch: &[Item],
-    locked: Vec<Locked>,
+    mut fold: Fold,
     held: &HashSet<Uuid>,
 ) -> Result<Settled, Failure> {
-    let mut fold = Fold::new(locked);
     let (mut verdicts, mut entries) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
     for Item { request, .. } in batch {
         let customer_id = request.customer_id;

@@ -130,13 +130,10 @@ pub struct NewEvent<'a> {
     pub mac: &'a [u8],
 }
 
-/// The id of the next entry or event. Like every transaction that draws one, this has its number before.
+/// Returns the id of the next entry or event.
 pub async fn next_id(connection: &mut PgConnection) -> Result<i64, Error> {
-    let audit_id = sqlx::query_scalar!(
-        r#"select nextval('vlaapi.customer_consent_audit_audit_id_seq') as "id!" from pg_current_xact_id()"#
-    )
-    .fetch_one(connection)
-    .await?;
+    let audit_id =
+        sqlx::query_scalar!(r#"select vlaapi.next_audit_id() as "id!""#).fetch_one(connection).await?;
     Ok(audit_id)
 }
 

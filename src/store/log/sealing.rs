@@ -1,5 +1,7 @@
 //! Takes what is queued and appends it.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
@@ -66,13 +68,16 @@ pub async fn take_pending(
     Ok((audit_ids, oldest))
 }
 
-/// Those of these entries which have a leaf already: somebody queued them twice.
-pub async fn sealed_among(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<Vec<i64>, Error> {
+/// Returns the leaves of those of these ids that have one.
+pub async fn sealed_among(
+    connection: &mut PgConnection,
+    audit_ids: &[i64],
+) -> Result<HashMap<i64, Vec<u8>>, Error> {
     let sealed =
-        sqlx::query_scalar!("select audit_id from vlaapi.audit_leaves where audit_id = any($1)", audit_ids)
+        sqlx::query!("select audit_id, leaf from vlaapi.audit_leaves where audit_id = any($1)", audit_ids)
             .fetch_all(connection)
             .await?;
-    Ok(sealed)
+    Ok(sealed.into_iter().map(|row| (row.audit_id, row.leaf)).collect())
 }
 
 pub async fn enqueue(connection: &mut PgConnection, audit_id: i64) -> Result<(), Error> {

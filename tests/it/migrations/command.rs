@@ -61,14 +61,14 @@ async fn down_asks_and_without_a_terminal_wants_yes() {
     let refused = migrate(&database, &["down"]);
     assert!(!refused.status.success());
     assert!(
-        err(&refused).contains("rolling back 012_erasures_in_the_files.down.sql destroys data: say --yes"),
+        err(&refused).contains("rolling back 015_sequences.down.sql destroys data: say --yes"),
         "{}",
         err(&refused)
     );
     assert_eq!(database.schema(), before);
 
     let done = out(&migrate(&database, &["down", "--yes"]));
-    assert!(done.starts_with("ran 012_erasures_in_the_files.down.sql in "), "{done}");
+    assert!(done.starts_with("ran 015_sequences.down.sql in "), "{done}");
     let done = out(&migrate(&database, &["down", "--to", "0", "--yes"]));
     assert_eq!(done.lines().count(), usize::try_from(LAST).unwrap() - 1);
     let empty = migrate(&database, &["down", "--yes"]);

@@ -10,7 +10,7 @@ use consentd::store::migrations;
 
 use crate::cluster::{TestDatabase, empty_database};
 
-pub const LAST: i64 = 12;
+pub const LAST: i64 = 15;
 
 pub struct Database {
     pub options: PgConnectOptions,

@@ -5,12 +5,14 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 
 use super::{Halt, Round, Sealer, forked};
-use crate::domain::{Source, WriterKey};
+use crate::domain::{Leaf, Source, WriterKey};
 use crate::store::log::entries::{self, StoredEntry};
 use crate::store::log::reading;
 use crate::store::log::sealing::{self, NewLeaf};
 use crate::tlog::tree::leaf_hash;
 
+/// The reason to set aside an entry whose id the sequence has drawn twice.
+const ID_OF_ANOTHER: &str = "its id is that of another entry, which is in the log";
 /// How many entries one transaction seals.
 const BATCH: i64 = 10_000;
 
@@ -27,20 +29,27 @@ impl Sealer {
             // At once: a transaction that is merely dropped keeps the log's row until the session is used again.
             return Ok(transaction.rollback().await?);
         }
-        let sealed: HashSet<i64> =
-            sealing::sealed_among(&mut transaction, &queued).await?.into_iter().collect();
+        let sealed = sealing::sealed_among(&mut transaction, &queued).await?;
         let stored = entries::load(&mut transaction, &queued).await?;
-        let mut leaves = Vec::with_capacity(stored.len());
+        let mut leaves: Vec<NewLeaf> = Vec::with_capacity(stored.len());
         let mut quarantined = Vec::new();
-        for entry in stored.iter().filter(|stored| !sealed.contains(&stored.entry.audit_id)) {
+        for entry in &stored {
             let audit_id = entry.entry.audit_id;
-            match leaf(entry, &self.keys.writers) {
-                Ok(leaf) => leaves.push(NewLeaf { audit_id, hash: leaf_hash(&leaf), leaf }),
-                Err(why) => quarantined.push((audit_id, why)),
+            // Rows come in the order of their ids: a second row of an id follows the first.
+            let is_second = leaves.last().is_some_and(|leaf| leaf.audit_id == audit_id);
+            match sealed.get(&audit_id) {
+                // It was queued twice.
+                Some(leaf) if is_entry_of(entry, leaf) => {}
+                Some(_) => quarantined.push((audit_id, ID_OF_ANOTHER.to_owned())),
+                None if is_second => quarantined.push((audit_id, ID_OF_ANOTHER.to_owned())),
+                None => match leaf(entry, &self.keys.writers) {
+                    Ok(leaf) => leaves.push(NewLeaf { audit_id, hash: leaf_hash(&leaf), leaf }),
+                    Err(why) => quarantined.push((audit_id, why)),
+                },
             }
         }
         let found: HashSet<i64> = stored.iter().map(|stored| stored.entry.audit_id).collect();
-        for audit_id in queued.iter().filter(|id| !found.contains(id) && !sealed.contains(id)) {
+        for audit_id in queued.iter().filter(|id| !found.contains(id) && !sealed.contains_key(id)) {
             quarantined.push((*audit_id, "it was queued, and is not in the trail".to_owned()));
         }
         let size = log.tree_size.cast_unsigned();
@@ -77,4 +86,12 @@ pub(super) fn leaf(stored: &StoredEntry, writers: &[WriterKey]) -> Result<Vec<u8
         }
         _ => Ok(leaf),
     }
+}
+
+/// Returns whether a row is the entry of a sealed leaf, but for personal fields that were erased since.
+fn is_entry_of(stored: &StoredEntry, leaf: &[u8]) -> bool {
+    let Ok(Leaf { src, commitments, .. }) = Leaf::parse(leaf) else { return false };
+    let kept = |(field, commitment)| commitments.get(&field) == Some(&commitment);
+    stored.entry.commitments().into_iter().all(kept)
+        && stored.entry.leaf(src, &commitments).is_ok_and(|again| again == leaf)
 }
