@@ -5,11 +5,12 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{Executor as _, PgConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::plans::{self, PlanAge};
 use super::{ACQUIRE_TIMEOUT, Store, within};
 use crate::error::Error;
 
@@ -17,7 +18,7 @@ use crate::error::Error;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A session that hears what replicas tell, and reads the trail. Once anything fails, it is over.
-pub struct Listener(PgListener);
+pub struct Listener(PgListener, PlanAge);
 
 /// An entry of the trail, as far as a follower needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,23 +65,20 @@ pub async fn tell(connection: &mut PgConnection, told: &[Told]) -> Result<(), Er
 
 impl Store {
     pub async fn listen(&self, channels: &[&str]) -> Result<Listener, Error> {
-        // One plan for all looks must not be one that is good for a third of the trail.
-        let options =
-            self.session_options().options([("enable_seqscan", "off"), ("enable_bitmapscan", "off")]);
         // A pool for this session alone: one that hangs must not be in the way of the next.
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(None)
             .max_lifetime(None)
-            .connect_lazy_with(options);
+            .connect_lazy_with(self.session_options());
         let listener = within(ANSWER_TIMEOUT, async {
             let mut listener = PgListener::connect_with(&pool).await?;
             // A session that was lost is not taken up silently: what was told meanwhile would be missed.
             listener.eager_reconnect(false);
             listener.ignore_pool_close_event(true);
             listener.listen_all(channels.iter().copied()).await?;
-            Ok(Listener(listener))
+            Ok(Listener(listener, PlanAge::new()))
         });
         Ok(listener.await?)
     }
@@ -147,6 +145,9 @@ impl Listener {
             missing,
             limit,
         );
+        if self.1.is_over() {
+            within(ANSWER_TIMEOUT, self.0.execute(plans::DISCARD)).await?;
+        }
         let rows = within(ANSWER_TIMEOUT, rows.fetch_all(&mut self.0)).await?;
         let first = rows.first().ok_or_else(|| Error::Internal("a sequence has one row".to_owned()))?;
         let (last_id, now) = (first.last_id, first.now);

@@ -26,6 +26,7 @@ pub mod listing;
 pub mod log;
 pub mod maintenance;
 pub mod migrations;
+mod plans;
 pub mod schema;
 pub mod session;
 pub mod sessions;
@@ -34,6 +35,10 @@ pub mod verification;
 
 /// How long a request waits for a database connection before it is told that the database is not available.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// PostgreSQL compiles statements that it expects to be long, and expects that of many where it knows nothing of the tables:
+/// it takes longer than all that the service asks for.
+const JIT: &str = "off";
 
 /// The way to the database: reads and writes have connections of their own, so that neither starves the other.
 #[derive(Clone, Debug)]
@@ -49,6 +54,10 @@ impl Store {
             ("statement_timeout", "5s"),
             ("lock_timeout", "1s"),
             ("idle_in_transaction_session_timeout", "10s"),
+            // A plan that is kept is one for the size that the tables had when it was made: these statements are few, and
+            // each is planned for what is there now.
+            ("plan_cache_mode", "force_custom_plan"),
+            ("jit", JIT),
         ]);
         let pool = |connections| {
             PgPoolOptions::new()
@@ -88,9 +97,16 @@ impl Store {
     }
 
     /// The few statements of such a session find rows by their keys, however many: planning them for each number of keys
-    /// takes longer than they do.
+    /// takes longer than they do. So their plans are kept, and must be good whatever PostgreSQL knows of the tables: a scan
+    /// of a whole table is none for it, nor is a join that begins with one. The plans of triggers and foreign keys are the
+    /// session's too.
     fn session_options(&self) -> PgConnectOptions {
-        (*self.writes.connect_options()).clone().options([("plan_cache_mode", "force_generic_plan")])
+        (*self.writes.connect_options()).clone().options([
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("enable_bitmapscan", "off"),
+            ("enable_mergejoin", "off"),
+        ])
     }
 
     /// Reads on a session of their own, which is opened when it is first needed.

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sqlx::PgConnection;
+use sqlx::{Executor as _, PgConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::following::Told;
+use super::plans::{self, PlanAge};
 use super::{Store, consents, following, keys, no_answer};
 use crate::domain::{Authenticated, ConsentRecord, KeyHash};
 use crate::error::Error;
@@ -22,7 +23,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Session {
     store: Store,
-    connection: Option<PgConnection>,
+    connection: Option<(PgConnection, PlanAge)>,
 }
 
 impl Session {
@@ -68,10 +69,16 @@ impl Session {
     ) -> Result<T, Error> {
         let late = || Error::from(no_answer());
         // A session that was there before may have been ended meanwhile: then a new one is worth a try.
-        if let Some(mut connection) = self.connection.take() {
-            match timeout(LOOKUP_TIMEOUT, read(&mut connection)).await {
+        if let Some((mut connection, mut plans)) = self.connection.take() {
+            let answered = timeout(LOOKUP_TIMEOUT, async {
+                if plans.is_over() {
+                    connection.execute(plans::DISCARD).await?;
+                }
+                read(&mut connection).await
+            });
+            match answered.await {
                 Ok(Ok(found)) => {
-                    self.connection = Some(connection);
+                    self.connection = Some((connection, plans));
                     return Ok(found);
                 }
                 Ok(Err(Error::Unavailable(_))) => {}
@@ -81,7 +88,7 @@ impl Session {
         }
         let mut connection = self.store.connect().await?;
         let found = timeout(LOOKUP_TIMEOUT, read(&mut connection)).await.map_err(|_| late())??;
-        self.connection = Some(connection);
+        self.connection = Some((connection, PlanAge::new()));
         Ok(found)
     }
 }

@@ -22,25 +22,30 @@ pub struct StoredEntry {
 /// Those of these entries and events that exist, in the order of their ids.
 pub async fn load(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<Vec<StoredEntry>, Error> {
     // Tiers and states as text and JSON, since the log tells what is stored, not what it means. A time that no calendar
-    // has (`infinity`) would not be read at all: it is brought to the nearest one that any reader of a leaf knows.
+    // has (`infinity`) would not be read at all: it is brought to the nearest one that any reader of a leaf knows. Each id
+    // is looked up alone: of a list of ids PostgreSQL may expect the whole trail, and read it.
     let rows = sqlx::query_as!(
         Row,
         r#"
-        select audit_id as "audit_id!", customer_id, action as "action: String", version,
+        select entry.audit_id as "audit_id!", customer_id, action as "action: String", version,
           previous_tier as "previous_tier: String", new_tier as "new_tier: String", previous as "previous: Value",
-          current as "current: Value", null as kind, null::jsonb as "details: Value", changed_by, on_behalf_of,
-          change_reason, ip_address, user_agent, request_id,
-          vlaapi.calendar_time(timestamp) as "timestamp!", changed_by_salt,
+          current as "current: Value", kind, details as "details: Value", changed_by, on_behalf_of, change_reason,
+          ip_address, user_agent, request_id, vlaapi.calendar_time(timestamp) as "timestamp!", changed_by_salt,
           on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac
-        from vlaapi.customer_consent_audit
-        where audit_id = any($1)
-        union all
-        select audit_id, customer_id, null, null, null, null, null, null, kind, details, changed_by, on_behalf_of,
-          change_reason, ip_address, user_agent, request_id,
-          vlaapi.calendar_time(timestamp), changed_by_salt,
-          on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac
-        from vlaapi.audit_events
-        where audit_id = any($1)
+        from (select distinct unnest($1::bigint[]) as audit_id) as listed
+        cross join lateral (
+          select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, null as kind,
+            null::jsonb as details, changed_by, on_behalf_of, change_reason, ip_address, user_agent, request_id,
+            timestamp, changed_by_salt, on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac
+          from vlaapi.customer_consent_audit
+          where audit_id = listed.audit_id
+          union all
+          select audit_id, customer_id, null, null, null, null, null, null, kind, details, changed_by, on_behalf_of,
+            change_reason, ip_address, user_agent, request_id, timestamp, changed_by_salt, on_behalf_of_salt,
+            change_reason_salt, ip_address_salt, user_agent_salt, mac
+          from vlaapi.audit_events
+          where audit_id = listed.audit_id
+        ) as entry
         order by 1
         "#,
         audit_ids,

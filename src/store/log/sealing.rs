@@ -144,7 +144,12 @@ pub async fn append(
 async fn count_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<(), Error> {
     sqlx::query!(
         r#"
-        with moves as materialized (select * from vlaapi.consent_moves where audit_id = any($1))
+        with moves as materialized (
+          select moves.*
+          from unnest($1::bigint[]) as listed (audit_id)
+          -- `offset 0`: each is looked up alone, whatever PostgreSQL expects of a list.
+          cross join lateral (select * from vlaapi.consent_moves m where m.audit_id = listed.audit_id offset 0) as moves
+        )
         insert into vlaapi.consent_days as kept
           (day, action, previous_tier, new_tier, entries, tier_none, tier_basic, tier_analytics, tier_research, expired,
            images, embeddings, training)
