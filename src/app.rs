@@ -147,6 +147,7 @@ async fn serve_on(
     log.seal(publication, &clock, &sealing);
     let verifier = verification::Verifier {
         store: store.clone(),
+        cache: Arc::clone(&cache),
         service: database.service.clone(),
         keys: Arc::clone(&log.keys),
         outside: verification::Outside::new(&args.audit, &data_dir),

@@ -16,12 +16,14 @@
 //! | [`cli`] | the commands |
 //! | [`config`] | every setting: flag, environment variable, default, help |
 //! | [`error`] | what can go wrong, without HTTP |
+//! | [`background`] | how long work makes way for short requests |
 //! | [`health`] | the state of this replica, for `/readyz` and the metrics |
 //! | [`telemetry`] | logs, metrics, traces |
 //!
 //! `main → cli → app → http → ops → store → domain`; reads go from `http` straight to `store`, those of the hot path to `cache`.
 
 pub mod app;
+pub mod background;
 pub mod cache;
 pub mod cli;
 pub mod config;

@@ -10,6 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
 use super::{Clock, log};
+use crate::cache::Cache;
 use crate::config::audit::AuditConfig;
 use crate::error::Error;
 use crate::ops::log::LogKeys;
@@ -67,6 +68,8 @@ impl Outside {
 #[derive(Clone, Debug)]
 pub struct Verifier {
     pub store: Store,
+    /// Work that the verification must not delay.
+    pub cache: Arc<Cache>,
     pub service: PgConnectOptions,
     pub keys: Arc<LogKeys>,
     pub outside: Outside,
@@ -152,9 +155,8 @@ impl Verifier {
         };
         let writers = self.keys.believed_writers();
         let scope = Scope { standards: &standards, writers: &writers, live: true };
-        let report =
-            verify(&mut connection, &scope, report, &|done, in_all| verifications.progress(done, in_all))
-                .await?;
+        let progress = |done, in_all| verifications.progress(done, in_all);
+        let report = verify(&mut connection, &scope, report, &progress, self.cache.pacer()).await?;
         let verdict = report.verdict();
         let mut by_rule: BTreeMap<Rule, u64> = BTreeMap::new();
         for finding in &report.findings {

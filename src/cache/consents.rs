@@ -75,6 +75,7 @@ struct Shelf {
     hits: AtomicU64,
     misses: AtomicU64,
     stale: AtomicU64,
+    written: AtomicU64,
     statements: AtomicU64,
     evictions: AtomicU64,
 }
@@ -90,6 +91,7 @@ impl Consents {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             stale: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             statements: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
         });
@@ -156,6 +158,7 @@ impl Consents {
     /// This replica has written a consent: call it before anybody is answered.
     pub fn written(&self, record: &ConsentRecord) {
         let shared = &*self.shelf;
+        shared.written.fetch_add(1, Relaxed);
         let session = shared.freshness.session();
         let held = Held::record(record, session, &shared.policies);
         shared.update(record.customer_id, |current| match current {
@@ -205,6 +208,12 @@ impl Consents {
     /// How many bytes they take.
     pub fn bytes(&self) -> usize {
         self.shelf.table.bytes()
+    }
+
+    /// The number of checks and changes so far, the work that must not wait for any other.
+    pub fn answered(&self) -> u64 {
+        let shared = &*self.shelf;
+        [&shared.hits, &shared.misses, &shared.written].map(|count| count.load(Relaxed)).iter().sum()
     }
 
     pub fn uses(&self) -> Uses {

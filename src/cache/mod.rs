@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::background::Pacer;
 use crate::error::Error;
 use crate::health::{Component, Health};
 use crate::store::Store;
@@ -66,6 +67,12 @@ impl Cache {
             largest_id: AtomicI64::new(0),
             health: Arc::clone(health),
         }
+    }
+
+    /// The pace of work beside the checks and changes that this replica answers.
+    pub fn pacer(self: &Arc<Self>) -> Pacer {
+        let cache = Arc::clone(self);
+        Pacer::beside(move || cache.consents.answered())
     }
 
     /// There is a new customer.

@@ -8,6 +8,7 @@ use super::ledger::{LONGEST_WAIT, Ledger};
 use super::outside::OutsideCheckpoint;
 use super::tree::TreeCheck;
 use super::{Progress, Report, Rule, Standards, VerifiedLog};
+use crate::background::{Pacer, TimeSlice};
 use crate::domain::{PersonalField, WriterKey};
 use crate::error::Error;
 use crate::store::log::entries::{self, StoredEntry};
@@ -21,6 +22,8 @@ mod trail;
 
 /// Leaves that are in memory at once.
 const CHUNK: i64 = 4_000;
+/// Leaves that are read at once beside checks and changes: a few milliseconds of work, after which the verification rests.
+const SHORT_CHUNK: i64 = 250;
 
 /// What a verification of the database knows beside the standards.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ struct Run<'a> {
     /// Personal fields which are committed to and gone.
     gone: Vec<(i64, PersonalField)>,
     progress: Progress<'a>,
+    pacer: Pacer,
     done: u64,
     in_all: u64,
 }
@@ -49,6 +53,7 @@ pub async fn verify(
     scope: &Scope<'_>,
     report: Report,
     progress: Progress<'_>,
+    pacer: Pacer,
 ) -> Result<Report, Error> {
     let logs = reading::logs(connection).await?;
     let since = scope.standards.since.as_ref();
@@ -61,6 +66,7 @@ pub async fn verify(
         ledger: Ledger::new(scope.standards.now, since.is_some()),
         gone: Vec::new(),
         progress,
+        pacer,
         done: 0,
         in_all: logs[first.min(logs.len())..].iter().map(|log| log.tree_size.cast_unsigned()).sum(),
     };
@@ -173,8 +179,10 @@ impl Run<'_> {
         self.claims(connection, log, &mut tree, next.is_none()).await?;
         let mut nodes: Vec<(Node, Hash)> = Vec::new();
         loop {
+            self.pacer.rest().await;
             let first = tree.size().cast_signed();
-            let leaves = reading::leaves(connection, log.log_id, first, CHUNK).await?;
+            let limit = if self.pacer.is_alone() { CHUNK } else { SHORT_CHUNK };
+            let leaves = reading::leaves(connection, log.log_id, first, limit).await?;
             if leaves.is_empty() {
                 break;
             }
@@ -183,7 +191,9 @@ impl Run<'_> {
             self.twice(&stored);
             let by_id: HashMap<i64, &StoredEntry> =
                 stored.iter().map(|stored| (stored.entry.audit_id, stored)).collect();
+            let mut slice = TimeSlice::begin();
             for stored in &leaves {
+                slice.end_if_over().await;
                 let index = tree.size();
                 let place = format!("leaf {} of {}", stored.leaf_index, log.origin);
                 if stored.leaf_index.cast_unsigned() != index {
@@ -271,7 +281,9 @@ impl Run<'_> {
             let Some(last) = checkpoints.last() else { break };
             after = last.tree_size;
             newest = Some(last.clone());
+            let mut slice = TimeSlice::begin();
             for stored in &checkpoints {
+                slice.end_if_over().await;
                 let place = format!("checkpoint of size {} of {}", stored.tree_size, log.origin);
                 match OutsideCheckpoint::parse("the database", &stored.note) {
                     Ok(parsed) => {

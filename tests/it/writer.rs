@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::response::IntoResponse as _;
 use chrono::TimeDelta;
+use consentd::background::Pacer;
 use consentd::domain::{AnonymizationLevel, Consent, ConsentTier, Precondition, Proposal};
 use consentd::error::Error;
 use consentd::http::problem::Problem;
@@ -141,7 +142,9 @@ impl Scene {
         };
         let mut connection = snapshot(&self.service.login).await.expect("a snapshot");
         let scope = Scope { standards: &standards, writers: &self.service.keys.writers, live: true };
-        let report = verify(&mut connection, &scope, Report::default(), &|_, _| {}).await.expect("it runs");
+        let report = verify(&mut connection, &scope, Report::default(), &|_, _| {}, Pacer::alone())
+            .await
+            .expect("it runs");
         assert_eq!(report.findings, []);
         assert_eq!(report.vouched_for, report.leaves);
         // The first leaf tells that the log was opened.

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::app::keys::{self, KeyPaths};
 use crate::app::verification::Outside;
 use crate::app::{Database, clock};
+use crate::background::Pacer;
 use crate::cli::Failure;
 use crate::cli::output::{line, printable};
 use crate::config::DatabaseConfig;
@@ -174,7 +175,9 @@ async fn verify_database(
     let failed =
         |error: crate::error::Error| StartError::new(format!("the database cannot be read: {error}"));
     let verified = match snapshot(&database.service).await {
-        Ok(mut connection) => database::verify(&mut connection, &scope, report, tell).await.map_err(failed),
+        Ok(mut connection) => {
+            database::verify(&mut connection, &scope, report, tell, Pacer::alone()).await.map_err(failed)
+        }
         Err(error) => Err(failed(error)),
     };
     database.close().await;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use crate::background::{Pacer, TimeSlice};
 use crate::domain::instant;
 use crate::domain::json::Object;
 use crate::error::Error;
@@ -27,8 +28,12 @@ use crate::store::export::{Moment, RawEntry, RawPage, RawState};
 
 /// Entries of a page, of which three are in memory at once: enough to keep the database busy while they are written.
 const PAGE: usize = 4000;
-/// Entries that are written at a stretch: a millisecond or two, which others on this core wait.
+/// Entries of a page beside checks and changes: a few milliseconds of work, after which the export rests.
+const SHORT_PAGE: usize = 250;
+/// Entries that are sent at a time.
 const STRETCH: usize = 500;
+/// Entries that are written between two looks at the time for which this task has kept its thread.
+const PIECE: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -58,11 +63,16 @@ impl Format {
     }
 
     /// Some entries of a page, without a header.
-    pub fn write(self, page: &RawPage, places: Range<usize>) -> Result<Vec<u8>, Error> {
+    pub async fn write(self, page: &RawPage, places: Range<usize>) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::with_capacity(places.len() * 1024);
-        match self {
-            Self::Csv => csv(&mut bytes, page, places)?,
-            Self::Ndjson => ndjson(&mut bytes, page, places)?,
+        let mut slice = TimeSlice::begin();
+        for first in places.clone().step_by(PIECE) {
+            let piece = first..places.end.min(first + PIECE);
+            match self {
+                Self::Csv => csv(&mut bytes, page, piece)?,
+                Self::Ndjson => ndjson(&mut bytes, page, piece)?,
+            }
+            slice.end_if_over().await;
         }
         Ok(bytes)
     }
@@ -87,7 +97,7 @@ pub async fn export(
         Format::Ndjson => ("application/x-ndjson", "attachment; filename=\"consent-audit.ndjson\"", None),
     };
     // The first page is read before the answer begins: what is wrong with the database can still be said.
-    let pages = Pages::begin(state.store.clone(), filter).await?;
+    let pages = Pages::begin(state.store.clone(), filter, state.cache.pacer()).await?;
     let entries = stream::try_unfold(pages, move |mut pages| async move {
         let bytes = pages.next_stretch(format).await?;
         Ok::<_, Error>(bytes.map(|bytes| (Bytes::from(bytes), pages)))
@@ -110,11 +120,11 @@ struct Pages {
 }
 
 impl Pages {
-    async fn begin(store: Store, filter: AuditFilter) -> Result<Self, Error> {
-        let page = store.raw_audit_entries(&filter, None, PAGE).await?;
-        let end = end(&page)?;
+    async fn begin(store: Store, filter: AuditFilter, pacer: Pacer) -> Result<Self, Error> {
+        let page = store.raw_audit_entries(&filter, None, SHORT_PAGE).await?;
+        let end = end(&page, SHORT_PAGE)?;
         let (read, next) = mpsc::channel(1);
-        let reading = AbortOnDropHandle::new(tokio::spawn(read_below(end, store, filter, read)));
+        let reading = AbortOnDropHandle::new(tokio::spawn(read_below(end, store, filter, pacer, read)));
         Ok(Self { page, written: 0, next, reading })
     }
 
@@ -130,7 +140,7 @@ impl Pages {
         }
         let places = self.written..self.page.len().min(self.written + STRETCH);
         self.written = places.end;
-        Ok(Some(format.write(&self.page, places)?).filter(|bytes| !bytes.is_empty()))
+        Ok(Some(format.write(&self.page, places).await?).filter(|bytes| !bytes.is_empty()))
     }
 }
 
@@ -139,11 +149,14 @@ async fn read_below(
     mut end: Option<Position>,
     store: Store,
     filter: AuditFilter,
+    mut pacer: Pacer,
     read: mpsc::Sender<RawPage>,
 ) -> Result<(), Error> {
     while let Some(before) = end {
-        let page = store.raw_audit_entries(&filter, Some(before), PAGE).await?;
-        end = self::end(&page)?;
+        pacer.rest().await;
+        let limit = if pacer.is_alone() { PAGE } else { SHORT_PAGE };
+        let page = store.raw_audit_entries(&filter, Some(before), limit).await?;
+        end = self::end(&page, limit)?;
         if read.send(page).await.is_err() {
             break;
         }
@@ -151,9 +164,9 @@ async fn read_below(
     Ok(())
 }
 
-/// Where a page ends, below which there may be another.
-fn end(page: &RawPage) -> Result<Option<Position>, Error> {
-    if page.len() == PAGE { page.end() } else { Ok(None) }
+/// Where a page ends, below which there may be another if it has as many entries as it could.
+fn end(page: &RawPage, limit: usize) -> Result<Option<Position>, Error> {
+    if page.len() == limit { page.end() } else { Ok(None) }
 }
 
 /// To the byte as serde writes an [`AuditEntry`](crate::domain::AuditEntry).

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::fold::{Fold, Step};
 use super::{Outcome, Request};
+use crate::background::TimeSlice;
 use crate::cache::Cache;
 use crate::cache::hints::Change;
 use crate::domain::WriterKey;
@@ -476,7 +477,9 @@ async fn write(
     held: &HashSet<Uuid>,
 ) -> Result<Settled, Failure> {
     let (mut verdicts, mut entries) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+    let mut slice = TimeSlice::begin();
     for Item { request, .. } in batch {
+        slice.end_if_over().await;
         let customer_id = request.customer_id;
         if held.contains(&customer_id) {
             verdicts.push(Verdict::Held);

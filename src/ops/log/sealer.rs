@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::memory::Memory;
 use super::{LogKeys, LogView};
+use crate::background::TimeSlice;
 use crate::domain::{LOG_OPENED, LogEvent};
 use crate::error::Error;
 use crate::store::Store;
@@ -317,7 +318,9 @@ impl Sealer {
             if leaves.is_empty() {
                 return Err(forked(format!("leaf {first} is missing")));
             }
+            let mut slice = TimeSlice::begin();
             for (leaf, index) in leaves.iter().zip(first..) {
+                slice.end_if_over().await;
                 let hash = leaf_hash(&leaf.leaf);
                 if leaf.leaf_index != index || leaf.leaf_hash != hash.as_bytes() {
                     return Err(forked(format!("leaf {index} is not what its hash says")));

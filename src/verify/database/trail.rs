@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 
 use super::Run;
+use crate::background::TimeSlice;
 use crate::domain::{LogEvent, Source};
 use crate::error::Error;
 use crate::store::log::entries;
@@ -45,7 +46,9 @@ impl Run<'_> {
         let audit_ids: Vec<i64> = unsealed.iter().map(|entry| entry.audit_id).collect();
         let stored = entries::load(connection, &audit_ids).await?;
         self.twice(&stored);
+        let mut slice = TimeSlice::begin();
         for stored in stored {
+            slice.end_if_over().await;
             if let LogEvent::ConsentChanged { customer_id, action, version, .. } = &stored.entry.event {
                 let told = VersionTold {
                     customer_id: *customer_id,
@@ -76,9 +79,12 @@ impl Run<'_> {
                 let consents = rows::consents(connection, after, 20_000).await?;
                 let Some((last, _)) = consents.last() else { break };
                 after = Some(*last);
+                let mut slice = TimeSlice::begin();
                 for (customer_id, version) in consents {
                     self.ledger.consent(customer_id, version, &mut self.report);
+                    slice.end_if_over().await;
                 }
+                self.pacer.rest().await;
             }
         }
         self.ledger.consents_missing(&mut self.report);

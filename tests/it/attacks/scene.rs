@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Parser;
 use consentd::app::keys::{write_new, writers_text};
+use consentd::background::Pacer;
 use consentd::cli::demo::{self, DemoArgs};
 use consentd::domain::PersonalField;
 use consentd::ops::erasure::{self, ErasureRequest, Retention};
@@ -234,7 +235,9 @@ impl Scene {
     pub async fn verify_by(&self, standards: &Standards) -> Report {
         let mut connection = snapshot(&self.service.login).await.expect("a snapshot");
         let scope = Scope { standards, writers: &self.service.keys.writers, live: true };
-        verify(&mut connection, &scope, Report::default(), &|_, _| {}).await.expect("the verification runs")
+        verify(&mut connection, &scope, Report::default(), &|_, _| {}, Pacer::alone())
+            .await
+            .expect("the verification runs")
     }
 
     /// What is found from inside after these statements, which are then taken back.
@@ -243,7 +246,7 @@ impl Scene {
         self.sql("begin").await;
         self.sql(statements).await;
         let scope = Scope { standards: &standards, writers: &self.service.keys.writers, live: true };
-        let report = verify(&mut self.superuser, &scope, Report::default(), &|_, _| {}).await;
+        let report = verify(&mut self.superuser, &scope, Report::default(), &|_, _| {}, Pacer::alone()).await;
         self.sql("rollback").await;
         report.unwrap_or_else(|error| panic!("{statements}: the verification does not run: {error}"))
     }

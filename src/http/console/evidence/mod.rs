@@ -152,10 +152,10 @@ async fn answer(
     reveal::record(state, visitor, uri, pack.question.filter.customer_id).await?;
     let name = format!("attachment; filename=\"{}.zip\"", pack.file_name());
     let (parts, unsent) = mpsc::channel(PARTS);
-    let (store, kept) = (state.store.clone(), slot.clone());
+    let (store, pacer, kept) = (state.store.clone(), state.cache.pacer(), slot.clone());
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
-        pack::write(&pack, &store, &runtime, &parts);
+        pack::write(&pack, &store, &runtime, pacer, &parts);
         drop(kept);
     });
     let body =

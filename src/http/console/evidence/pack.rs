@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::archive::{Archive, File, Part, broken};
 use super::report::{self, Counts};
 use super::{Question, SignedLog};
+use crate::background::Pacer;
 use crate::domain::{Leaf, PersonalField, Source};
 use crate::error::Error;
 use crate::http::api::export::{CSV_HEADER, Format};
@@ -59,9 +60,9 @@ impl Pack {
 }
 
 /// Writes the pack into `parts`, to its end or until nobody takes them any more.
-pub fn write(pack: &Pack, store: &Store, runtime: &Handle, parts: &mpsc::Sender<Part>) {
+pub fn write(pack: &Pack, store: &Store, runtime: &Handle, pacer: Pacer, parts: &mpsc::Sender<Part>) {
     let mut archive = Archive::new(parts.clone(), pack.as_of);
-    let mut writing = Writing { pack, store, runtime, held: BTreeMap::new() };
+    let mut writing = Writing { pack, store, runtime, pacer, held: BTreeMap::new() };
     match writing.files(&mut archive) {
         Ok(()) => {
             // Whoever is gone does not miss the end.
@@ -81,6 +82,7 @@ struct Writing<'a> {
     pack: &'a Pack,
     store: &'a Store,
     runtime: &'a Handle,
+    pacer: Pacer,
     /// Which personal fields each entry had when it was first read: files of one pack never contradict each other.
     held: BTreeMap<i64, u8>,
 }
@@ -97,12 +99,14 @@ impl Writing<'_> {
             for (name, proof) in self.proofs(chunk, &mut counts)? {
                 archive.text(&name, &proof)?;
             }
+            self.rest();
         }
         archive.file("report.html", |file| {
             file.write_all(report::head(self.pack, &counts)?.as_bytes()).map_err(broken)?;
             for chunk in self.pack.entries.chunks(CHUNK) {
                 let rows = self.rows(chunk)?;
                 file.write_all(rows.as_bytes()).map_err(broken)?;
+                self.rest();
             }
             file.write_all(report::tail(self.pack)?.as_bytes()).map_err(broken)
         })?;
@@ -129,9 +133,16 @@ impl Writing<'_> {
                 self.hold(entry.audit_id, personal)?;
             }
             complete(chunk, page.len())?;
-            file.write_all(&format.write(&page, 0..page.len())?).map_err(broken)?;
+            let bytes = self.runtime.block_on(format.write(&page, 0..page.len()))?;
+            file.write_all(&bytes).map_err(broken)?;
+            self.rest();
         }
         Ok(())
+    }
+
+    /// Leaves the processors to checks and changes, if there are any.
+    fn rest(&mut self) {
+        self.runtime.block_on(self.pacer.rest());
     }
 
     /// Fields that are erased while the pack is written would be in one of its files and not in another.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 
 use super::{Halt, Round, Sealer, forked};
+use crate::background::TimeSlice;
 use crate::domain::{Leaf, Source, WriterKey};
 use crate::store::log::entries::{self, StoredEntry};
 use crate::store::log::reading;
@@ -33,6 +34,7 @@ impl Sealer {
         let stored = entries::load(&mut transaction, &queued).await?;
         let mut leaves: Vec<NewLeaf> = Vec::with_capacity(stored.len());
         let mut quarantined = Vec::new();
+        let mut slice = TimeSlice::begin();
         for entry in &stored {
             let audit_id = entry.entry.audit_id;
             // Rows come in the order of their ids: a second row of an id follows the first.
@@ -47,6 +49,7 @@ impl Sealer {
                     Err(why) => quarantined.push((audit_id, why)),
                 },
             }
+            slice.end_if_over().await;
         }
         let found: HashSet<i64> = stored.iter().map(|stored| stored.entry.audit_id).collect();
         for audit_id in queued.iter().filter(|id| !found.contains(id) && !sealed.contains_key(id)) {
