@@ -26,14 +26,44 @@ pub struct Fault {
     pub detail: String,
 }
 
+/// The most errors that one answer lists. Parsers collect one more at most, so that the answer can say that it does not
+/// list all of them.
+pub const MAX_LISTED: usize = 50;
+
+/// The most characters of a name from a request that an error repeats.
+const LONGEST_NAME: usize = 64;
+/// The most characters of a place in a request: a path within the body, and a name.
+const LONGEST_PLACE: usize = 96;
+
 impl Fault {
     pub fn body(pointer: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { pointer: Some(pointer.into()), parameter: None, code, detail: detail.into() }
+        let pointer = Some(clipped(pointer.into(), LONGEST_PLACE));
+        Self { pointer, parameter: None, code, detail: detail.into() }
     }
 
     pub fn parameter(name: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { pointer: None, parameter: Some(name.into()), code, detail: detail.into() }
+        let parameter = Some(clipped(name.into(), LONGEST_PLACE));
+        Self { pointer: None, parameter, code, detail: detail.into() }
     }
+
+    /// Whether this parameter is at fault.
+    pub fn is_of(&self, name: &str) -> bool {
+        self.parameter.as_ref().is_some_and(|parameter| *parameter == clipped(name.to_owned(), LONGEST_PLACE))
+    }
+}
+
+/// Returns a name from a request in quotes, for an error's text. A long name is cut: an answer has a bounded size,
+/// whatever the request holds.
+pub fn quoted(name: &str) -> String {
+    format!("{:?}", clipped(name.to_owned(), LONGEST_NAME))
+}
+
+fn clipped(mut text: String, characters: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(characters) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// Why something that was asked for is not done.

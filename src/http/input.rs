@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, MAX_LISTED, quoted};
 
 /// A rule that a value breaks: its code, and what to do.
 pub type Broken = (&'static str, String);
@@ -98,10 +98,11 @@ impl Fields {
         self.faults.extend(faults);
     }
 
-    /// All that was wrong, the fields included which nobody asked for.
+    /// Returns all errors, including those of unknown fields, up to one more than an answer lists.
     pub fn finish(mut self) -> Vec<Fault> {
-        for name in self.object.keys() {
-            let detail = format!("there is no field {name:?}: check its spelling");
+        let left = (MAX_LISTED + 1).saturating_sub(self.faults.len());
+        for name in self.object.keys().take(left) {
+            let detail = format!("there is no field {}: check its spelling", quoted(name));
             self.faults.push(Fault::body(self.pointer(name), "unknown_field", detail));
         }
         self.faults
@@ -116,24 +117,38 @@ impl Fields {
     }
 }
 
+/// The most parameters that a query or a form may have. No route takes half as many.
+pub const MAX_PARAMETERS: usize = 64;
+
 /// The parameters of a query. What is taken is read; what is left at the end is unknown, and so a fault.
 #[derive(Debug)]
 pub struct Params {
+    /// At most [`MAX_PARAMETERS`]: comparing each with each costs a bounded time, whatever a client sends.
     pairs: Vec<(String, String)>,
     faults: Vec<Fault>,
+    too_many: bool,
 }
 
 impl Params {
     pub fn parse(query: &str) -> Self {
-        let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        // Whatever comes after the first one too many is not even decoded.
+        let mut pairs: Vec<(String, String)> =
+            form_urlencoded::parse(query.as_bytes()).into_owned().take(MAX_PARAMETERS + 1).collect();
+        let too_many = pairs.len() > MAX_PARAMETERS;
+        if too_many {
+            pairs.clear();
+        }
         let mut faults = Vec::new();
         for (index, (name, _)) in pairs.iter().enumerate() {
-            let first = pairs.iter().position(|(other, _)| other == name) == Some(index);
-            if !first {
-                faults.push(Fault::parameter(name, "repeated", format!("{name} is given more than once")));
+            if pairs[..index].iter().any(|(earlier, _)| earlier == name) {
+                faults.push(Fault::parameter(
+                    name,
+                    "repeated",
+                    format!("{} must be given once", quoted(name)),
+                ));
             }
         }
-        Self { pairs, faults }
+        Self { pairs, faults, too_many }
     }
 
     /// What is left blank in a form was not given.
@@ -168,9 +183,13 @@ impl Params {
     }
 
     pub fn finish(mut self) -> Result<(), Error> {
+        if self.too_many {
+            let detail = format!("there must be at most {MAX_PARAMETERS} parameters");
+            return Err(Error::InvalidParameters(vec![Fault::parameter("", "too_many_parameters", detail)]));
+        }
         for (name, _) in &self.pairs {
-            if !self.faults.iter().any(|fault| fault.parameter.as_deref() == Some(name)) {
-                let detail = format!("there is no parameter {name:?}: check its spelling");
+            if !self.faults.iter().any(|fault| fault.is_of(name)) {
+                let detail = format!("there is no parameter {}: check its spelling", quoted(name));
                 self.faults.push(Fault::parameter(name, "unknown_parameter", detail));
             }
         }

@@ -8,6 +8,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::error::quoted;
+
 /// How deep objects and arrays may be nested.
 const MAX_DEPTH: usize = 32;
 
@@ -86,7 +88,7 @@ impl<'de> Visitor<'de> for Strict {
         while let Some(key) = access.next_key::<String>()? {
             let value = access.next_value_seed(deeper)?;
             if object.contains_key(&key) {
-                return Err(A::Error::custom(format!("key {key:?} appears twice")));
+                return Err(A::Error::custom(format!("key {} appears twice", quoted(&key))));
             }
             object.insert(key, value);
         }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::extract::etag;
 use super::limits::retry_after;
 use super::observe::Cause;
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, MAX_LISTED};
 
 /// One kind of problem; `docs/problems.md` has a section for each.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub struct ProblemDocument<'a> {
     /// The request id, as in `X-Request-Id` and in the service's log.
     #[schema(example = "01890a5d-ac96-774b-bcce-b302099a8057")]
     instance: &'a str,
-    /// For invalid input: all that is wrong with it.
+    /// For invalid input: its errors, up to 50 of them.
     #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
     #[schema(required = false)]
     errors: &'a [Fault],
@@ -97,11 +97,15 @@ impl Problem {
         Self { kind, detail: detail.into(), faults: Vec::new(), headers: Vec::new(), cause: None }
     }
 
-    pub fn faults(kind: &'static Kind, faults: Vec<Fault>) -> Self {
+    pub fn faults(kind: &'static Kind, mut faults: Vec<Fault>) -> Self {
         let detail = match faults.as_slice() {
             [only] => only.detail.clone(),
-            several => format!("{} things are wrong: see errors", several.len()),
+            several if several.len() <= MAX_LISTED => {
+                format!("{} things are wrong: see errors", several.len())
+            }
+            _ => format!("more than {MAX_LISTED} things are wrong: errors lists the first {MAX_LISTED}"),
         };
+        faults.truncate(MAX_LISTED);
         Self { faults, ..Self::new(kind, detail) }
     }
 

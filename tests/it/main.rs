@@ -33,6 +33,7 @@ mod migrations;
 mod my;
 mod observe;
 mod overload;
+mod parsers;
 mod permissions;
 mod program;
 mod proxy;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::cursor::Cursors;
-use super::input::{Params, number};
+use super::input::{MAX_PARAMETERS, Params, number};
 use crate::domain::json::WriteJson;
 
 pub mod audit;
@@ -93,6 +93,7 @@ impl Paging {
         let mut filters: Vec<(String, String)> =
             form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
                 .into_owned()
+                .take(MAX_PARAMETERS)
                 .filter(|(name, _)| name != "cursor" && name != "limit")
                 .collect();
         filters.sort();

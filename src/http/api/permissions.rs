@@ -13,7 +13,7 @@ use super::written_answer;
 use crate::cache::consents::{Known, Trust};
 use crate::domain::json::WriteJson;
 use crate::domain::{HeldPermissions, Permission, PermissionCheck};
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, MAX_LISTED};
 use crate::http::AppState;
 use crate::http::extract::{Body, Caller, JsonBody, PathId};
 use crate::http::input::{Broken, Fields, Params, choice, integer, string, uuid, version};
@@ -136,6 +136,9 @@ impl Body for CheckRequest {
         let mut checks = Vec::with_capacity(items.len());
         let mut faults: Vec<Fault> = Vec::new();
         for (index, item) in items.into_iter().enumerate() {
+            if faults.len() > MAX_LISTED {
+                break;
+            }
             match Fields::at(item, format!("/checks/{index}")) {
                 Ok(mut check) => {
                     let customer_id = check.required("customer_id", string(uuid));

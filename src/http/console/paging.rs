@@ -6,7 +6,7 @@ use std::str::FromStr;
 use axum::http::Uri;
 
 use crate::http::AppState;
-use crate::http::input::Params;
+use crate::http::input::{MAX_PARAMETERS, Params};
 
 /// A part of a list that was asked for.
 #[derive(Debug)]
@@ -77,6 +77,7 @@ pub fn chips(uri: &Uri, fields: &[(&'static str, String)], labels: &[(&str, &'st
 /// A page's query without some of its fields, and without those that are blank.
 pub fn query_without(uri: &Uri, names: &[&str]) -> String {
     let kept = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
+        .take(MAX_PARAMETERS)
         .filter(|(name, value)| !names.contains(&&**name) && !value.trim().is_empty())
         .collect::<Vec<_>>();
     form_urlencoded::Serializer::new(String::new()).extend_pairs(kept).finish()

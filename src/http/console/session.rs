@@ -146,8 +146,11 @@ pub async fn required(State(state): State<AppState>, mut request: Request, next:
     response
 }
 
+/// A longer address is not returned to: escaped once more, it would no longer be taken.
+const LONGEST_RETURN: usize = 2000;
+
 fn to_sign_in(method: &Method, here: &str) -> Response {
-    let wanted = if method == Method::GET { here } else { HOME };
+    let wanted = if method == Method::GET && here.len() <= LONGEST_RETURN { here } else { HOME };
     let query = form_urlencoded::Serializer::new(String::new()).append_pair("next", wanted).finish();
     see(&format!("/console/sign-in?{query}"))
 }
