@@ -121,8 +121,8 @@ impl Consent {
             }
         }
         if faults.is_empty() {
-            // PostgreSQL keeps microseconds: what is stored must equal what was answered.
-            let expires_at = proposal.expires_at.map(|time| time.trunc_subsecs(6));
+            // The stored consent must equal the answered one.
+            let expires_at = proposal.expires_at.map(instant::stored);
             Ok(Self(Proposal { expires_at, ..proposal }))
         } else {
             Err(faults)

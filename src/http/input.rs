@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Utc};
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::domain::instant;
 use crate::error::{Error, Fault, MAX_LISTED, quoted};
 
 /// A rule that a value breaks: its code, and what to do.
@@ -270,15 +271,20 @@ pub fn uuid(text: &str) -> Result<Uuid, Broken> {
     }
 }
 
-/// RFC 3339, microseconds kept.
+/// The first instant of the year 1 and of the year 10000, in seconds: RFC 3339 has a form for those between alone.
+const YEARS: std::ops::Range<i64> = -62_135_596_800..253_402_300_800;
+
+/// Reads an RFC 3339 time, in its stored form.
 pub fn time(text: &str) -> Result<DateTime<Utc>, Broken> {
+    let broken = |detail: &str| ("not_a_time", detail.to_owned());
     let time = DateTime::parse_from_rfc3339(text)
-        .map_err(|_| ("not_a_time", "a time such as 2026-01-31T12:00:00Z is wanted (RFC 3339)".to_owned()))?;
-    // PostgreSQL reaches further back, but a year below 1 has no place in RFC 3339.
-    if time.to_utc().timestamp() < -62_135_596_800 {
-        return Err(("not_a_time", "a time after the year 0 is wanted".to_owned()));
+        .map_err(|_| broken("must be a time, for example 2026-01-31T12:00:00Z (RFC 3339)"))?;
+    let time = instant::stored(time.to_utc());
+    if YEARS.contains(&time.timestamp()) {
+        Ok(time)
+    } else {
+        Err(broken("must be a time of the years 0001 to 9999 in UTC"))
     }
-    Ok(time.to_utc().trunc_subsecs(6))
 }
 
 pub fn flag(text: &str) -> Result<bool, Broken> {
@@ -302,12 +308,22 @@ pub fn version(text: &str) -> Result<i32, Broken> {
     Ok(i32::try_from(version).unwrap_or(i32::MAX))
 }
 
-/// An address or a network in CIDR notation.
+/// Reads an address or a network in CIDR notation, in its stored form: an IPv4 address is no IPv6 address, and the bits
+/// below the prefix are zero.
 pub fn network(text: &str) -> Result<IpNetwork, Broken> {
-    let wanted = || ("not_an_address", "an address or a network such as 203.0.113.0/24 is wanted".to_owned());
+    let broken =
+        || ("not_an_address", "must be an address or a network, for example 203.0.113.0/24".to_owned());
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(IpNetwork::from(address));
+        return Ok(IpNetwork::from(address.to_canonical()));
     }
-    let network: IpNetwork = text.parse().map_err(|_| wanted())?;
-    IpNetwork::new(network.network(), network.prefix()).map_err(|_| wanted())
+    let network: IpNetwork = text.parse().map_err(|_| broken())?;
+    let (address, prefix) = match network {
+        IpNetwork::V6(v6) if v6.prefix() >= 96 => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => (IpAddr::V4(v4), v6.prefix() - 96),
+            None => (network.ip(), v6.prefix()),
+        },
+        _ => (network.ip(), network.prefix()),
+    };
+    let network = IpNetwork::new(address, prefix).map_err(|_| broken())?;
+    IpNetwork::new(network.network(), prefix).map_err(|_| broken())
 }

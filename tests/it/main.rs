@@ -45,6 +45,7 @@ mod sequences;
 mod server;
 mod service;
 mod spec;
+mod stored_form;
 mod table;
 mod tasks;
 mod tlog;
