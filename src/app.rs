@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Bounds, Cache};
-use crate::config::{DatabaseConfig, ServeArgs, ServeConfig};
+use crate::config::{ClientAddressHeader, DatabaseConfig, ServeArgs, ServeConfig, TrustedProxy};
 use crate::domain::ApiKey;
 use crate::error::{Error, StartError};
 use crate::health::Health;
@@ -19,6 +19,7 @@ use crate::http::downloads::{Downloads, MinimumRate};
 use crate::http::limits::ConcurrencyLimits;
 use crate::http::shares::Shares;
 use crate::http::{self, AppState, Cursors, Parts, RateLimiter};
+use crate::http::client_address::{AddressHeader, ClientAddresses};
 use crate::ops;
 use crate::ops::consents::Writer;
 use crate::postgres::{self, Cluster, Settings};
@@ -251,7 +252,13 @@ async fn build(
         writer,
         clock: Arc::new(clock::clock),
         cursors: Cursors::new(secret),
-        trusted_proxies: config.trusted_proxies.clone().into(),
+        client_addresses: ClientAddresses {
+            trusted: config.trusted_proxies.iter().map(|TrustedProxy(network)| *network).collect(),
+            header: match config.client_address_header {
+                ClientAddressHeader::XForwardedFor => AddressHeader::XForwardedFor,
+                ClientAddressHeader::Forwarded => AddressHeader::Forwarded,
+            },
+        },
         health: Arc::clone(&cache.health),
         metrics: config.metrics_listen.is_none().then(|| Arc::clone(render)),
         concurrency: ConcurrencyLimits::new(config.max_concurrency),

@@ -206,9 +206,19 @@ pub struct ServeConfig {
     #[arg(long, env = "CONSENTD_PUBLIC_URL", value_parser = origin, value_name = "URL")]
     pub public_url: Option<String>,
 
-    /// Proxies whose `X-Forwarded-For` is believed, as addresses or CIDR ranges
+    /// Proxies that are believed when they name the client's address, as addresses or CIDR ranges
     #[arg(long, env = "CONSENTD_TRUSTED_PROXIES", value_delimiter = ',', value_name = "CIDR")]
-    pub trusted_proxies: Vec<IpNetwork>,
+    pub trusted_proxies: Vec<TrustedProxy>,
+
+    /// The header in which these proxies name the client; the other one is never read
+    #[arg(
+        long,
+        env = "CONSENTD_CLIENT_ADDRESS_HEADER",
+        default_value = "x-forwarded-for",
+        ignore_case = true,
+        value_name = "HEADER"
+    )]
+    pub client_address_header: ClientAddressHeader,
 
     /// Apply pending migrations at start
     #[arg(
@@ -275,6 +285,28 @@ pub struct ServeConfig {
     /// How often expired consents are looked for, in seconds (1 to 60)
     #[arg(long, env = "CONSENTD_SWEEP_INTERVAL", default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
     pub sweep_interval: u64,
+}
+
+/// A network whose hosts are trusted proxies.
+#[derive(Clone, Copy, Debug)]
+pub struct TrustedProxy(pub IpNetwork);
+
+impl FromStr for TrustedProxy {
+    type Err = String;
+
+    /// Accepts spaces around the network, as people write lists.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let network = text.trim().parse().map(Self);
+        network.map_err(|_| "must be an address or a network, for example 10.0.0.0/8".to_owned())
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ClientAddressHeader {
+    /// `X-Forwarded-For`
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239)
+    Forwarded,
 }
 
 /// Scheme and host: the service is at the root of its address.

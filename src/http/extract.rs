@@ -1,6 +1,5 @@
 //! Extractors whose refusals are problem documents.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -256,8 +255,8 @@ impl Origin {
 
     /// Whatever the request says of where it comes from, for a change by `changed_by`.
     pub fn new(changed_by: String, parts: &Parts, state: &AppState) -> Self {
-        let peer = parts.extensions.get::<Peer>().map(|Peer(address)| address.ip());
-        let address = peer.map(|peer| client_address(peer, &parts.headers, &state.trusted_proxies));
+        let peer = parts.extensions.get::<Peer>().copied();
+        let address = peer.and_then(|peer| state.client_addresses.of(peer, &parts.headers));
         let user_agent = parts.headers.get(USER_AGENT).map(|value| {
             String::from_utf8_lossy(value.as_bytes())
                 .chars()
@@ -281,29 +280,6 @@ impl FromRequestParts<AppState> for Origin {
         let caller = Caller::from_request_parts(parts, state).await?;
         Ok(Self::new(caller.principal.name(), parts, state))
     }
-}
-
-/// The peer's address, or the one which a trusted proxy forwards: `X-Forwarded-For` is read from its end, and believed
-/// for as long as a trusted proxy wrote it.
-pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNetwork]) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
-    let mut client = peer.to_canonical();
-    let forwarded: Vec<&str> = headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .collect();
-    for hop in forwarded.iter().rev() {
-        if !is_trusted(client) {
-            break;
-        }
-        let Ok(address) = hop.trim().parse::<IpAddr>() else {
-            break;
-        };
-        client = address.to_canonical();
-    }
-    client
 }
 
 /// `If-Match` and `If-None-Match` of a write.

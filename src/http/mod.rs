@@ -5,6 +5,7 @@ use std::future::Future;
 mod admission;
 pub mod api;
 mod auth;
+pub mod client_address;
 mod console;
 mod cursor;
 pub mod downloads;

@@ -21,7 +21,6 @@ use axum::routing::{Route, get};
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Either};
-use ipnetwork::IpNetwork;
 use tower::layer::layer_fn;
 use tower::util::Oneshot;
 use tower::{ServiceExt as _, service_fn};
@@ -34,6 +33,7 @@ use uuid::Uuid;
 use super::admission::{Admission, is_read};
 use super::api::{audit, consent, customers, erasure, keys, links, log, permissions, proof, service};
 use super::auth::{AccessTable, authorize};
+use super::client_address::ClientAddresses;
 use super::cursor::Cursors;
 use super::downloads::Downloads;
 use super::extract::{Caller, PathId};
@@ -92,7 +92,7 @@ pub struct Parts {
     /// The only clock: as it is given, this replica's.
     pub clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     pub cursors: Cursors,
-    pub trusted_proxies: Arc<[IpNetwork]>,
+    pub client_addresses: ClientAddresses,
     pub health: Arc<Health>,
     /// Renders the metrics; `None` where another listener does.
     pub metrics: Option<Metrics>,

@@ -7,6 +7,7 @@ mod cache;
 mod cli;
 mod cli_client;
 mod clocks;
+mod client_address;
 mod cluster;
 mod consent;
 mod console;

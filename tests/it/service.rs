@@ -18,6 +18,7 @@ use consentd::health::Health;
 use consentd::http;
 use consentd::http::downloads::{Downloads, MinimumRate};
 use consentd::http::limits::ConcurrencyLimits;
+use consentd::http::client_address::{AddressHeader, ClientAddresses};
 use consentd::http::server::Peer;
 use consentd::http::shares::Shares;
 use consentd::http::{AppState, Cursors, Parts, RateLimiter};
@@ -297,7 +298,10 @@ impl Service {
             writer: writer.clone(),
             clock: Arc::new(move || *now.lock().expect("the clock")),
             cursors: Cursors::new(secret),
-            trusted_proxies: ["10.0.0.0/8".parse().expect("a network")].into(),
+            client_addresses: ClientAddresses {
+                trusted: ["10.0.0.0/8".parse().expect("a network")].into(),
+                header: AddressHeader::XForwardedFor,
+            },
             health,
             metrics: None,
             concurrency: ConcurrencyLimits::new(Self::CONCURRENCY),
