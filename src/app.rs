@@ -20,6 +20,7 @@ use crate::http::limits::ConcurrencyLimits;
 use crate::http::shares::Shares;
 use crate::http::{self, AppState, Cursors, Parts, RateLimiter};
 use crate::http::client_address::{AddressHeader, ClientAddresses};
+use crate::http::server::Shutdown;
 use crate::ops;
 use crate::ops::consents::Writer;
 use crate::postgres::{self, Cluster, Settings};
@@ -190,7 +191,6 @@ async fn serve_on(
             following::warm(store, cache, bounds.customers, stop)
         });
     }
-    let stop = tasks.stop_token();
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(bind(address).await?),
         None => None,
@@ -199,17 +199,22 @@ async fn serve_on(
     let limits = http::server::Limits { max_connections: config.max_connections, ..Default::default() };
     let metrics = metrics_listener.map(|listener| {
         let router = http::metrics_router(render);
-        let serve = http::server::serve(listener, router, limits, stop.clone(), Duration::ZERO);
+        // Watched until all else has ended.
+        let shutdown = Shutdown { signal: tasks.stop_token(), delay: Duration::ZERO, drain: Duration::ZERO };
+        let serve = http::server::serve(listener, router, limits, shutdown);
         let health = Arc::clone(&cache.health);
         tokio::spawn(async move { health.catch_panic("metrics_listener", serve).await })
     });
-    tokio::spawn(stop_on_signal(Arc::clone(&cache.health), config.shutdown_delay, stop.clone())?);
+    let signal = CancellationToken::new();
+    tokio::spawn(stop_on_signal(Arc::clone(&cache.health), signal.clone())?);
 
     cache.health.set_serving(true);
     tracing::info!(%address, embedded = database.is_embedded(), version = env!("CARGO_PKG_VERSION"), "ready");
     greet(address, &key_file, database.is_embedded());
-    http::server::serve(listener, router, limits, stop, config.shutdown_timeout).await;
+    let shutdown = Shutdown { signal, delay: config.shutdown_delay, drain: config.shutdown_timeout };
+    http::server::serve(listener, router, limits, shutdown).await;
 
+    // The follower and the others serve the last requests, too.
     tasks.finish().await;
     if let Some(metrics) = metrics {
         // Its connections are ended; a panic of its own is in the log.
@@ -337,10 +342,9 @@ fn greet(address: std::net::SocketAddr, key: &KeyFile, embedded: bool) {
     let _ = out.flush();
 }
 
-/// Not ready at the first signal, then no new connections; the second signal ends the process.
+/// Stops the service at the first signal; the second one ends the process.
 fn stop_on_signal(
     health: Arc<Health>,
-    delay: Duration,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()>, StartError> {
     let listen =
@@ -349,9 +353,8 @@ fn stop_on_signal(
     let mut interrupt = listen(SignalKind::interrupt())?;
     Ok(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {}, () = stop.cancelled() => return }
-        tracing::info!("stopping");
+        tracing::info!("stopping: a second signal ends the service at once");
         health.set_serving(false);
-        tokio::time::sleep(delay).await;
         stop.cancel();
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         tracing::warn!("second signal: ending at once");

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use consentd::http::server::{Limits, serve};
+use consentd::http::server::{Limits, Shutdown, serve};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -52,7 +52,8 @@ impl Running {
         let address = listener.local_addr().expect("it is bound");
         let stop = CancellationToken::new();
         let router = service.router.clone();
-        tokio::spawn(serve(listener, router, Limits::default(), stop.clone(), Duration::ZERO));
+        let shutdown = Shutdown { signal: stop.clone(), delay: Duration::ZERO, drain: Duration::ZERO };
+        tokio::spawn(serve(listener, router, Limits::default(), shutdown));
         Self { service, url: format!("http://{address}"), _stop: stop.drop_guard() }
     }
 

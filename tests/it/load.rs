@@ -7,7 +7,7 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use consentd::cli::load::Chance;
 use consentd::cli::load::zipf::Zipf;
-use consentd::http::server::{Limits, serve};
+use consentd::http::server::{Limits, Shutdown, serve};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -30,7 +30,8 @@ async fn slow_service(pause: Duration) -> (String, DropGuard) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let url = format!("http://{}", listener.local_addr().expect("it is bound"));
     let stop = CancellationToken::new();
-    tokio::spawn(serve(listener, router, Limits::default(), stop.clone(), Duration::ZERO));
+    let shutdown = Shutdown { signal: stop.clone(), delay: Duration::ZERO, drain: Duration::ZERO };
+    tokio::spawn(serve(listener, router, Limits::default(), shutdown));
     (url, stop.drop_guard())
 }
 

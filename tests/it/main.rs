@@ -50,6 +50,7 @@ mod stored_form;
 mod table;
 mod tasks;
 mod tlog;
+mod transport;
 mod visit;
 mod visitor;
 mod writer;

@@ -87,6 +87,8 @@ async fn the_log_holds_no_personal_data_and_no_secret_however_talkative() {
         .await;
     assert_eq!(asked.expect("an answer").status(), 200);
 
+    // Idle connections are kept while the service stops.
+    drop(client);
     let id = program.id().expect("it runs").try_into().expect("a process id");
     kill(Pid::from_raw(id), Signal::SIGTERM).expect("it is told to stop");
     let ended = tokio::time::timeout(Duration::from_secs(10), program.wait())
