@@ -1,11 +1,11 @@
 //! The clock of the program.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 
 use crate::cache::Cache;
+use crate::cache::freshness::Moment;
 use crate::error::Error;
 use crate::store::Store;
 
@@ -37,9 +37,11 @@ impl Clock {
         self.cache.clock.is_tolerable()
     }
 
-    /// Takes in that the database's clock showed `now` within `round_trip` before this moment.
-    pub fn measured(&self, now: DateTime<Utc>, round_trip: Duration) {
+    /// Takes in that the database's clock showed `now` at some moment since `requested_at`.
+    pub fn measured(&self, now: DateTime<Utc>, requested_at: Moment) {
+        // In this order: a pause in between makes the measurement less exact, and not wrong.
         let received = (self.local)();
+        let round_trip = Moment::now().since(requested_at);
         let round_trip = TimeDelta::from_std(round_trip).unwrap_or(TimeDelta::MAX);
         if let Some(sent) = received.checked_sub_signed(round_trip) {
             self.cache.clock_measured(now, sent, received);

@@ -21,7 +21,7 @@ pub(super) async fn follow(store: Store, cache: Arc<Cache>, clock: Clock, stop: 
     loop {
         let session = follower.follow(|observation| match observation {
             Observation::Change { made_at } => telemetry::followed(clock.now() - made_at),
-            Observation::DatabaseTime { now, round_trip } => clock.measured(now, round_trip),
+            Observation::DatabaseTime { now, requested_at } => clock.measured(now, requested_at),
         });
         let ended = tokio::select! { ended = session => ended, () = stop.cancelled() => return };
         let Err(error) = ended;

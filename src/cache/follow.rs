@@ -33,8 +33,8 @@ const MAX_MISSING: i64 = 100_000;
 pub enum Observation {
     /// A change that memory did not have was made at this time.
     Change { made_at: DateTime<Utc> },
-    /// The database's time, read within `round_trip` before now.
-    DatabaseTime { now: DateTime<Utc>, round_trip: Duration },
+    /// The database's time at some moment since it was requested.
+    DatabaseTime { now: DateTime<Utc>, requested_at: Moment },
 }
 
 /// Follows for one replica.
@@ -151,7 +151,7 @@ impl Follower {
         let before = Moment::now();
         let missing: Vec<i64> = position.missing.iter().copied().collect();
         let Look { mut entries, last_id, now } = listener.look(position.newest, &missing, BATCH).await?;
-        observe(Observation::DatabaseTime { now, round_trip: Moment::now().since(before) });
+        observe(Observation::DatabaseTime { now, requested_at: before });
         entries.sort_unstable_by_key(|entry| entry.audit_id);
         let passed = position.newest;
         for entry in &entries {

@@ -176,8 +176,8 @@ async fn the_follower_measures_the_database_clock_with_every_look() {
     let clock = Clock::new(two_hours_ahead, &service.cache);
     let since = Instant::now();
     let following = follower.follow(|observation| {
-        if let Observation::DatabaseTime { now, round_trip } = observation {
-            clock.measured(now, round_trip);
+        if let Observation::DatabaseTime { now, requested_at } = observation {
+            clock.measured(now, requested_at);
         }
     });
     let measured = async {
