@@ -17,6 +17,8 @@
 //! | [`config`] | every setting: flag, environment variable, default, help |
 //! | [`error`] | what can go wrong, without HTTP |
 //! | [`background`] | how long work makes way for short requests |
+//! | [`files`] | files that are written whole, with modes of their own |
+//! | [`outbound`] | clients for outgoing HTTP calls |
 //! | [`health`] | the state of this replica, for `/readyz` and the metrics |
 //! | [`telemetry`] | logs, metrics, traces |
 //!
@@ -29,9 +31,11 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod error;
+pub mod files;
 pub mod health;
 pub mod http;
 pub mod ops;
+pub mod outbound;
 pub mod postgres;
 pub mod store;
 pub mod telemetry;
