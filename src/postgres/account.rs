@@ -1,8 +1,8 @@
 //! The account that the server runs as. PostgreSQL refuses to run as root.
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,6 +11,7 @@ use nix::unistd::{Uid, User};
 
 use super::place::remove_file;
 use crate::error::StartError;
+use crate::files;
 
 /// Who runs the server: ourselves or, if we are root, `postgres` or else `nobody`.
 #[derive(Clone, Debug)]
@@ -33,8 +34,16 @@ impl Account {
             })
     }
 
-    pub fn is_ourselves(&self) -> bool {
-        self.0.is_none()
+    /// PostgreSQL's programs for a new cluster look up the name of the account that they run as.
+    pub fn check_name(&self) -> Result<(), StartError> {
+        match User::from_uid(self.uid()) {
+            Ok(Some(_)) => Ok(()),
+            _ => Err(StartError::new(format!(
+                "user {uid} has no name in /etc/passwd, without which PostgreSQL cannot make its data: start consentd as a user \
+                 who has one, add one with `useradd --uid {uid} consentd`, or use a PostgreSQL of your own with --database-url URL",
+                uid = self.uid()
+            ))),
+        }
     }
 
     pub fn uid(&self) -> Uid {
@@ -55,21 +64,17 @@ impl Account {
     /// Makes a directory that only this account can enter; an existing one is kept.
     pub fn private_directory(&self, path: &Path) -> io::Result<()> {
         match DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => self.own(path),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.own(path)?;
-                fs::set_permissions(path, Permissions::from_mode(0o700))
-            }
-            Err(error) => Err(error),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => self.own(path)?,
         }
+        // Whatever the umask has left of the mode.
+        fs::set_permissions(path, Permissions::from_mode(0o700))
     }
 
     /// Writes a file that only this account can read.
     pub fn private_file(&self, path: &Path, text: &str) -> io::Result<()> {
         remove_file(path)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        files::create_private(path, text.as_bytes())?;
         self.own(path)
     }
 

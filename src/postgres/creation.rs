@@ -26,6 +26,7 @@ pub const SERVICE: &str = "consentd_service";
 
 /// Makes the cluster with its roles and its empty database. This blocks for a second or two.
 pub fn create(place: &Place, programs: &Programs, account: &Account) -> Result<Passwords, StartError> {
+    account.check_name()?;
     tracing::info!(data = %place.data.display(), major = programs.major(), "making a private PostgreSQL");
     // What an interrupted start left behind.
     if let Err(error) = fs::remove_dir_all(&place.unfinished)

@@ -1,14 +1,15 @@
 //! What lies where below the data directory, and who may touch it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::account::Account;
 use crate::config::Secret;
 use crate::error::StartError;
+use crate::files;
 
 /// Part of the socket's name; nothing listens on the network.
 pub const PORT: u16 = 5432;
@@ -74,13 +75,7 @@ impl Place {
 
     /// Makes the directories, and keeps every other service away for as long as the file lives.
     pub fn claim(&self, account: &Account) -> Result<File, StartError> {
-        // A server that runs as somebody else must pass through; what is in there is for its owner's eyes only.
-        let mode = if account.is_ourselves() { 0o700 } else { 0o711 };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(&self.data_dir)
-            .map_err(|error| refusal("make", &self.data_dir, &error))?;
+        files::make_directories(&self.data_dir).map_err(|error| refusal("make", &self.data_dir, &error))?;
         let path = self.data_dir.join("lock");
         let lock = OpenOptions::new()
             .write(true)
@@ -149,10 +144,7 @@ impl Place {
         let text = format!("{}\n{}\n", passwords.owner.reveal(), passwords.service.reveal());
         let write = || -> io::Result<()> {
             remove_file(&file)?;
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            File::open(&self.data_dir)?.sync_all()
+            files::create_private(&file, text.as_bytes())
         };
         write().map_err(|error| refusal("write", &file, &error))
     }
