@@ -1,22 +1,27 @@
 //! The largest checkpoint that this replica saw, in a file of its own: a database that was set back does not know it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::Error;
+use crate::files::{self, FileQueue, Readers};
 use crate::tlog::{Checkpoint, Note, VerifierKey};
+
+/// A drive that does not answer for longer fails the round of sealing, and nothing else.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct Memory {
     path: PathBuf,
+    writes: FileQueue,
 }
 
 impl Memory {
     /// `path` is the file; it need not exist yet.
     pub fn at(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, writes: FileQueue::default() }
     }
 
     pub fn path(&self) -> &Path {
@@ -47,14 +52,8 @@ impl Memory {
     }
 
     /// Replaces what was remembered; whole or not at all.
-    pub fn remember(&self, note: &str) -> io::Result<()> {
-        let mut draft = self.path.clone();
-        // Two replicas of one machine may remember in one place.
-        draft.add_extension(std::process::id().to_string());
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(note.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, &self.path)?;
-        self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    pub async fn remember(&self, note: &str) -> io::Result<()> {
+        let (path, note) = (self.path.clone(), note.to_owned());
+        self.writes.run(DEADLINE, move || files::replace(&path, note.as_bytes(), Readers::Owner)).await
     }
 }

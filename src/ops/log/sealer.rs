@@ -256,7 +256,7 @@ impl Sealer {
             return Err(forked(format!("the tree of size {size} has not the root that was signed")));
         }
         self.seen.tree = tree;
-        self.remember(&latest.note)?;
+        self.remember(&latest.note).await?;
         self.show(checkpoint.clone(), latest.note.clone(), Some(latest.signed_at));
         Ok(Some(Signed { log_id: log.log_id, checkpoint, note: latest.note.clone() }))
     }
@@ -299,7 +299,7 @@ impl Sealer {
         let signatures = self.keys.signers.iter().map(|key| key.sign_note(&log.origin, &text)).collect();
         let note = Note { text, signatures }.to_string();
         // Remembered before anybody else can see it: what is remembered and not kept is kept by the next round.
-        self.remember(&note)?;
+        self.remember(&note).await?;
         self.seen.tree = tree;
         self.show(checkpoint.clone(), note.clone(), None);
         let is_new = self.store.keep_checkpoint(log.log_id, log.tree_size, &note, now).await?;
@@ -338,8 +338,8 @@ impl Sealer {
         }
     }
 
-    fn remember(&self, note: &str) -> Result<(), Error> {
-        self.memory.remember(note).map_err(|error| {
+    async fn remember(&self, note: &str) -> Result<(), Error> {
+        self.memory.remember(note).await.map_err(|error| {
             Error::Internal(format!(
                 "the checkpoint cannot be remembered in {} ({error}): nothing is sealed before it can",
                 self.memory.path().display()
