@@ -141,6 +141,14 @@ impl Report {
         self.remarks.push(remark.into());
     }
 
+    /// Adds the findings and remarks of another report.
+    pub fn extend(&mut self, other: Self) {
+        for finding in other.findings {
+            self.find(finding.rule, finding.place, finding.what);
+        }
+        self.remarks.extend(other.remarks);
+    }
+
     pub fn verdict(&self) -> Verdict {
         if self.findings_in_all > 0 {
             Verdict::Tampering

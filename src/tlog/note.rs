@@ -14,7 +14,7 @@ const MAX_SIGNATURES: usize = 100;
 const MAX_BYTES: usize = 1 << 20;
 
 /// What begins a signature line: an em dash and a space.
-const DASH: &str = "— ";
+pub const DASH: &str = "— ";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
