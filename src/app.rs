@@ -14,31 +14,34 @@ use crate::cache::{Bounds, Cache};
 use crate::config::{ClientAddressHeader, DatabaseConfig, ServeArgs, ServeConfig, TrustedProxy};
 use crate::domain::ApiKey;
 use crate::error::{Error, StartError};
+use crate::files::{self, Readers};
 use crate::health::Health;
 use crate::http::downloads::{Downloads, MinimumRate};
 use crate::http::limits::ConcurrencyLimits;
 use crate::http::shares::Shares;
-use crate::http::{self, AppState, Cursors, Parts, RateLimiter};
 use crate::http::client_address::{AddressHeader, ClientAddresses};
 use crate::http::server::Shutdown;
+use crate::http::{self, AppState, Cursors, Parts, RateLimiter};
 use crate::ops;
 use crate::ops::consents::Writer;
 use crate::postgres::{self, Cluster, Settings};
-use crate::store::{Store, migrations};
+use crate::store::{Store, migrations, waiting};
 use crate::telemetry::Telemetry;
 
 mod clock;
 mod erasing;
 mod following;
 pub mod keys;
+mod listening;
 pub mod log;
 mod publication;
 pub mod tasks;
 pub mod verification;
 
 pub use clock::{Clock, clock};
+use listening::bind;
 use publication::Publication;
-use tasks::{Tasks, expiry, maintenance, metrics};
+use tasks::{Background, Tasks};
 
 /// The database to work on: the operator's own, or the embedded default.
 #[derive(Debug)]
@@ -51,10 +54,25 @@ pub struct Database {
 }
 
 impl Database {
-    pub async fn open(config: &DatabaseConfig) -> Result<Self, StartError> {
+    /// Waits for an operator's database that is down, and calls `notice` with a line for people when it has to.
+    pub async fn open(config: &DatabaseConfig, notice: fn(&str)) -> Result<Self, StartError> {
         if let Some(service) = config.service_url()? {
             let owner = config.owner_url()?.unwrap_or_else(|| service.clone());
+            let limit = config.wait_for_database;
+            let waits = |why: &str| {
+                notice(&format!(
+                    "the database is down ({why}): waiting for it for up to {} s",
+                    limit.as_secs()
+                ));
+            };
+            waiting::wait(&owner, limit, waits).await;
             return Ok(Self { owner, service, embedded: None });
+        }
+        if config.owner_url()?.is_some() {
+            return Err(StartError::new(
+                "--migrate-database-url is given without --database-url: name the database with both, or neither for a \
+                 private PostgreSQL",
+            ));
         }
         let settings = Settings { data_dir: config.data_dir()?, bindir: config.pg_bindir.clone() };
         let cluster = Cluster::start(&settings).await?;
@@ -63,14 +81,14 @@ impl Database {
 
     /// Like [`Database::open`]; and where a service runs on the embedded default, on the very same database beside it.
     /// The second value tells whether a service may be running.
-    pub async fn open_beside(config: &DatabaseConfig) -> Result<(Self, bool), StartError> {
+    pub async fn open_beside(config: &DatabaseConfig, notice: fn(&str)) -> Result<(Self, bool), StartError> {
         if config.service_url()?.is_some() {
-            return Ok((Self::open(config).await?, true));
+            return Ok((Self::open(config, notice).await?, true));
         }
         let settings = Settings { data_dir: config.data_dir()?, bindir: config.pg_bindir.clone() };
         match postgres::logins_of_running(&settings)? {
             Some((owner, service)) => Ok((Self { owner, service, embedded: None }, true)),
-            None => Ok((Self::open(config).await?, false)),
+            None => Ok((Self::open(config, notice).await?, false)),
         }
     }
 
@@ -89,26 +107,11 @@ impl Database {
 /// Serves until a signal ends it. A second signal ends it at once.
 pub async fn serve(args: &ServeArgs, telemetry: &Telemetry) -> Result<(), StartError> {
     // Before the database: a port that is taken is told at once.
-    let listener = bind(args.serve.listen).await?;
-    let database = Database::open(&args.database).await?;
+    let listener = bind(&args.serve.listen, "--listen").await?;
+    let database = Database::open(&args.database, |line| tracing::warn!("{line}")).await?;
     let served = serve_on(args, &database, listener, telemetry).await;
     database.close().await;
     served
-}
-
-async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let advice = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another program has it: stop that one, or choose another with --listen"
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need a right of their own: choose another with --listen"
-            }
-            _ => "choose another with --listen",
-        };
-        StartError::new(format!("cannot listen on {address} ({error}): {advice}"))
-    })
 }
 
 async fn serve_on(
@@ -146,53 +149,21 @@ async fn serve_on(
     // The sealer stops last: what the lanes and the other tasks write is sealed too.
     let sealing = Tasks::new(&cache.health);
     let publication = Publication::start(&args.audit, &store, &sealing)?;
+    let sealed = log.is_sealed();
     log.seal(publication, &clock, &sealing);
-    let verifier = verification::Verifier {
+    let background = Background {
+        args,
+        database,
         store: store.clone(),
         cache: Arc::clone(&cache),
-        service: database.service.clone(),
-        keys: Arc::clone(&log.keys),
-        outside: verification::Outside::new(&args.audit, &data_dir),
-        clock: clock.clone(),
+        clock,
+        log: &log,
+        is_sealed: sealed,
+        writer,
     };
-    let sweep_interval = Duration::from_secs(config.sweep_interval);
-    tasks.spawn("expiry", (store.clone(), writer, clock.clone()), move |(store, writer, clock), stop| {
-        expiry::sweep(store, writer, clock, sweep_interval, stop)
-    });
-    tasks.spawn("maintenance", (store.clone(), clock.clone()), |(store, clock), stop| {
-        maintenance::maintain(store, clock, stop)
-    });
-    let context = (store.clone(), Arc::clone(&cache), clock.clone());
-    tasks.spawn("metrics", context.clone(), |(store, cache, clock), stop| {
-        metrics::measure(store, cache, clock, stop)
-    });
-    tasks.spawn("follower", context, |(store, cache, clock), stop| {
-        following::follow(store, cache, clock, stop)
-    });
-    tasks.spawn("hints", (store.clone(), Arc::clone(&cache)), |(store, cache), stop| {
-        following::tell(store, cache, stop)
-    });
-    let context = (store.clone(), database.owner.clone(), clock.clone());
-    tasks.spawn("erasure", context, |(store, owner, clock), stop| erasing::erase(store, owner, clock, stop));
-    let verify_interval = args.audit.verify_interval();
-    tasks.spawn(
-        "verifier",
-        (verifier, Arc::clone(&log.verifications)),
-        move |(verifier, verifications), stop| verifier.verify(verifications, verify_interval, stop),
-    );
-    let retention = args.audit.audit_retention.clone();
-    tasks.spawn(
-        "retention",
-        (store.clone(), Arc::clone(&log.keys), retention, clock),
-        |(store, keys, retention, clock), stop| erasing::retain(store, keys, retention, clock, stop),
-    );
-    if config.warm {
-        tasks.spawn("warm", (store.clone(), Arc::clone(&cache)), move |(store, cache), stop| {
-            following::warm(store, cache, bounds.customers, stop)
-        });
-    }
-    let metrics_listener = match config.metrics_listen {
-        Some(address) => Some(bind(address).await?),
+    background.start(&tasks)?;
+    let metrics_listener = match &config.metrics_listen {
+        Some(address) => Some(bind(address, "--metrics-listen").await?),
         None => None,
     };
     let router = http::router(state.clone());
@@ -291,10 +262,9 @@ struct KeyFile {
 
 /// On an empty database, makes the operator's key: without one nobody could call.
 async fn publish_operator_key(store: &Store, args: &ServeArgs) -> Result<KeyFile, StartError> {
-    let data_dir = args.database.data_dir()?;
-    let path = data_dir.join("operator.key");
+    let path = args.database.data_dir()?.join("operator.key");
     let publish = |key: &ApiKey| {
-        write_key(&data_dir, &path, key).map_err(|error| {
+        write_key(&path, key).map_err(|error| {
             Error::Internal(format!(
                 "cannot write {}: {error}; say where with --data-dir DIR",
                 path.display()
@@ -307,10 +277,9 @@ async fn publish_operator_key(store: &Store, args: &ServeArgs) -> Result<KeyFile
     Ok(KeyFile { path, made })
 }
 
-fn write_key(data_dir: &Path, path: &Path, key: &ApiKey) -> std::io::Result<()> {
-    std::fs::create_dir_all(data_dir)?;
-    let draft = keys::draft(path, &format!("{}\n", key.reveal()))?;
-    std::fs::rename(&draft, path)
+fn write_key(path: &Path, key: &ApiKey) -> std::io::Result<()> {
+    keys::make_directory_of(path)?;
+    files::replace(path, format!("{}\n", key.reveal()).as_bytes(), Readers::Owner)
 }
 
 /// What a newcomer needs to see: where the service is, where the key is, and a first call.

@@ -1,20 +1,25 @@
 //! Every setting, once: the flag, its environment variable, its default and its help. Nothing else reads the environment.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use ipnetwork::IpNetwork;
 use reqwest::Url;
-use sqlx::postgres::PgConnectOptions;
 
 use crate::error::StartError;
 
 pub mod audit;
+pub mod database;
+pub mod environment;
+pub mod listen;
+
+pub use database::DatabaseConfig;
+use listen::ListenAddress;
 
 /// A value which is never shown: not in logs, not in `Debug`.
 #[derive(Clone)]
@@ -43,60 +48,6 @@ impl FromStr for Secret {
 impl From<String> for Secret {
     fn from(value: String) -> Self {
         Self(value)
-    }
-}
-
-/// Where the data is.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Database")]
-pub struct DatabaseConfig {
-    /// PostgreSQL 14 or newer, e.g. `postgres://consentd@db/vla?sslmode=verify-full`; without it the service runs its
-    /// own private PostgreSQL in the data directory
-    #[arg(long, env = "CONSENTD_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    pub database_url: Option<Secret>,
-
-    /// A file that holds the database URL
-    #[arg(long, env = "CONSENTD_DATABASE_URL_FILE", value_name = "FILE", conflicts_with = "database_url")]
-    pub database_url_file: Option<PathBuf>,
-
-    /// The URL for migrations, where the role that owns the schema is not the role that serves
-    #[arg(long, env = "CONSENTD_MIGRATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    pub migrate_database_url: Option<Secret>,
-
-    /// A file that holds the URL for migrations
-    #[arg(
-        long,
-        env = "CONSENTD_MIGRATE_DATABASE_URL_FILE",
-        value_name = "FILE",
-        conflicts_with = "migrate_database_url"
-    )]
-    pub migrate_database_url_file: Option<PathBuf>,
-
-    /// Where PostgreSQL's server programs are [default: found by `pg_config`, PATH and the usual places]
-    #[arg(long, env = "CONSENTD_PG_BINDIR", value_name = "DIR")]
-    pub pg_bindir: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub data_dir: DataDir,
-}
-
-impl DatabaseConfig {
-    /// The URL of the role that serves; `None` means the embedded default.
-    pub fn service_url(&self) -> Result<Option<PgConnectOptions>, StartError> {
-        connect_options(self.database_url.as_ref(), self.database_url_file.as_deref(), "--database-url")
-    }
-
-    /// The URL of the role that migrates; `None` means that of the role that serves.
-    pub fn owner_url(&self) -> Result<Option<PgConnectOptions>, StartError> {
-        connect_options(
-            self.migrate_database_url.as_ref(),
-            self.migrate_database_url_file.as_deref(),
-            "--migrate-database-url",
-        )
-    }
-
-    pub fn data_dir(&self) -> Result<PathBuf, StartError> {
-        self.data_dir.path()
     }
 }
 
@@ -139,30 +90,39 @@ impl DataDir {
     }
 }
 
-/// The secret itself, or what its file holds.
-pub fn secret(value: Option<&Secret>, file: Option<&Path>) -> Result<Option<Secret>, StartError> {
-    match (value, file) {
-        (Some(value), _) => Ok(Some(value.clone())),
-        (None, Some(file)) => match std::fs::read_to_string(file) {
-            Ok(text) => Ok(Some(Secret(text.trim().to_owned()))),
-            Err(error) => Err(StartError::new(format!("cannot read {}: {error}", file.display()))),
-        },
-        (None, None) => Ok(None),
+/// Returns a secret that was given as it is or in a file. `flag` is the setting's name. An empty one is refused: something
+/// else would be used in its place.
+pub fn secret(value: Option<&Secret>, file: Option<&Path>, flag: &str) -> Result<Option<Secret>, StartError> {
+    let (given, flag) = match (value, file) {
+        (Some(value), _) => (value.clone(), flag.to_owned()),
+        (None, Some(file)) => (read_secret(file, flag)?, format!("the file of {flag}-file")),
+        (None, None) => return Ok(None),
+    };
+    if given.reveal().is_empty() {
+        return Err(StartError::new(format!(
+            "{flag} is empty: give it a value, or remove the setting and its environment variable"
+        )));
     }
+    Ok(Some(given))
 }
 
-fn connect_options(
-    value: Option<&Secret>,
-    file: Option<&Path>,
-    flag: &str,
-) -> Result<Option<PgConnectOptions>, StartError> {
-    let Some(url) = secret(value, file)? else {
-        return Ok(None);
-    };
-    let options: PgConnectOptions = url.reveal().parse().map_err(|error: sqlx::Error| {
-        StartError::new(format!("{flag} is not a PostgreSQL URL (postgres://user@host/database): {error}"))
-    })?;
-    Ok(Some(options.application_name("consentd")))
+fn read_secret(file: &Path, flag: &str) -> Result<Secret, StartError> {
+    std::fs::read_to_string(file).map(|text| Secret(text.trim().to_owned())).map_err(|error| {
+        // A path, unless the secret itself was given in its place.
+        let shown = if file.is_absolute() { format!("{} ", file.display()) } else { String::new() };
+        StartError::new(format!("cannot read the file {shown}of {flag}-file: {error}"))
+    })
+}
+
+/// The path of a file that must be given. clap's own refusal of an empty one does not say so.
+fn file(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err(
+            "must be the path of a file: give it one, or remove the setting and its environment variable"
+                .to_owned(),
+        );
+    }
+    Ok(PathBuf::from(text))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -185,21 +145,21 @@ pub struct TelemetryConfig {
     pub log: String,
 
     /// Send traces to this OpenTelemetry collector over OTLP/HTTP, e.g. `http://localhost:4318/v1/traces`
-    #[arg(long, env = "CONSENTD_OTLP_ENDPOINT", value_name = "URL")]
-    pub otlp_endpoint: Option<String>,
+    #[arg(long, env = "CONSENTD_OTLP_ENDPOINT", value_parser = http_url, value_name = "URL")]
+    pub otlp_endpoint: Option<Url>,
 }
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Serving")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct ServeConfig {
-    /// The address to listen on
+    /// The address to listen on, as HOST:PORT; :PORT is all addresses of this machine
     #[arg(long, env = "CONSENTD_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
 
     /// Serve /metrics on this address alone, instead of beside the API
     #[arg(long, env = "CONSENTD_METRICS_LISTEN", value_name = "ADDRESS")]
-    pub metrics_listen: Option<SocketAddr>,
+    pub metrics_listen: Option<ListenAddress>,
 
     /// The address under which customers reach this service, e.g. `https://consent.example.com`: links to their own page
     /// begin with it [default: the address it listens on, if that is this machine's own]
@@ -226,6 +186,7 @@ pub struct ServeConfig {
         env = "CONSENTD_MIGRATE",
         default_value_t = true,
         action = clap::ArgAction::Set,
+        value_parser = BoolishValueParser::new(),
         num_args = 0..=1,
         default_missing_value = "true",
         value_name = "BOOL"
@@ -262,7 +223,7 @@ pub struct ServeConfig {
     pub max_stale: Duration,
 
     /// Read all consents into memory at start, instead of each when it is first asked for
-    #[arg(long, env = "CONSENTD_WARM")]
+    #[arg(long, env = "CONSENTD_WARM", value_parser = BoolishValueParser::new())]
     pub warm: bool,
 
     /// Client connections that may be open at once
@@ -312,11 +273,10 @@ pub enum ClientAddressHeader {
 /// Scheme and host: the service is at the root of its address.
 fn origin(text: &str) -> Result<String, String> {
     let url = service_url(text)?;
-    let rest = (url.path(), url.query(), url.fragment(), url.username(), url.password());
-    if rest == ("/", None, None, "", None) {
+    if url.path() == "/" {
         Ok(url.origin().ascii_serialization())
     } else {
-        Err("an address without a path is wanted, such as https://consent.example.com".to_owned())
+        Err("must be an address without a path, such as https://consent.example.com".to_owned())
     }
 }
 
@@ -364,13 +324,25 @@ pub struct ServiceUrl {
     pub url: Url,
 }
 
+/// An address that may be shown: the client commands print it, and send an API key to it.
 fn service_url(text: &str) -> Result<Url, String> {
-    let url: Url =
-        text.parse().map_err(|error| format!("{error}: an address like http://127.0.0.1:8080 is wanted"))?;
+    let url = http_url(text)?;
+    if (url.username(), url.password(), url.query(), url.fragment()) == ("", None, None, None) {
+        Ok(url)
+    } else {
+        Err("must be an address without user, password and query, such as http://127.0.0.1:8080".to_owned())
+    }
+}
+
+/// An address to send something to. It may hold a password or a token, so no error repeats it.
+fn http_url(text: &str) -> Result<Url, String> {
+    let expected =
+        "must be an address that begins with http:// or https://, for example http://127.0.0.1:8080";
+    let url: Url = text.parse().map_err(|error| format!("{error}; {expected}"))?;
     if matches!(url.scheme(), "http" | "https") && url.has_host() {
         Ok(url)
     } else {
-        Err("an address that begins with http:// or https:// is wanted".to_owned())
+        Err(expected.to_owned())
     }
 }
 
@@ -382,13 +354,14 @@ pub struct ClientConfig {
     pub service: ServiceUrl,
 
     /// The API key to call with [default: the operator key in the data directory]
-    #[arg(long, env = "CONSENTD_API_KEY", hide_env_values = true, value_name = "KEY", global = true)]
+    #[arg(long, env = "CONSENTD_API_KEY", value_name = "KEY", global = true)]
     pub api_key: Option<Secret>,
 
     /// A file that holds the API key
     #[arg(
         long,
         env = "CONSENTD_API_KEY_FILE",
+        value_parser = file,
         value_name = "FILE",
         conflicts_with = "api_key",
         global = true
@@ -402,7 +375,7 @@ pub struct ClientConfig {
 impl ClientConfig {
     /// The key that was given, else the operator key which the service wrote at its first start.
     pub fn key(&self) -> Result<Secret, StartError> {
-        if let Some(key) = secret(self.api_key.as_ref(), self.api_key_file.as_deref())? {
+        if let Some(key) = secret(self.api_key.as_ref(), self.api_key_file.as_deref(), "--api-key")? {
             return Ok(key);
         }
         let file = self.data_dir.path()?.join("operator.key");

@@ -16,6 +16,8 @@ pub enum Component {
     Database,
     /// The audit log: its tree and its checkpoints.
     AuditLog,
+    /// The signing of checkpoints, as this replica does it or sees others do it.
+    AuditSigning,
     /// The sequence of audit ids: it must not be behind the trail.
     AuditSequence,
     /// The clock of this replica, compared with the database's.
@@ -23,12 +25,14 @@ pub enum Component {
 }
 
 impl Component {
-    pub const ALL: [Self; 4] = [Self::Database, Self::AuditLog, Self::AuditSequence, Self::Clock];
+    pub const ALL: [Self; 5] =
+        [Self::Database, Self::AuditLog, Self::AuditSigning, Self::AuditSequence, Self::Clock];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Database => "database",
             Self::AuditLog => "audit_log",
+            Self::AuditSigning => "audit_signing",
             Self::AuditSequence => "audit_sequence",
             Self::Clock => "clock",
         }
@@ -37,7 +41,7 @@ impl Component {
     /// Returns whether a fault concerns this replica alone, so that requests are better sent to another one.
     pub fn is_local(self) -> bool {
         match self {
-            Self::Database | Self::AuditLog | Self::AuditSequence => false,
+            Self::Database | Self::AuditLog | Self::AuditSigning | Self::AuditSequence => false,
             Self::Clock => true,
         }
     }

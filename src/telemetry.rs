@@ -11,15 +11,18 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::http::{Method, StatusCode};
+use async_trait::async_trait;
+use axum::http::{Method, Request, Response, StatusCode};
 use chrono::{DateTime, TimeDelta, Utc};
 use metrics::{Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{Protocol, WithExportConfig};
+use opentelemetry_http::{Bytes, HttpClient, HttpError};
+use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use reqwest::Url;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{FilterExt, filter_fn};
@@ -29,6 +32,10 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::{LogFormat, TelemetryConfig};
 use crate::error::StartError;
+use crate::outbound;
+
+/// The longest time for which one batch of traces is sent.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const REQUEST_DURATION: &str = "http_server_request_duration_seconds";
 const ACTIVE_REQUESTS: &str = "http_server_active_requests";
@@ -46,7 +53,9 @@ const SWEEP_FAILURES: &str = "consentd_expiry_sweep_failures_total";
 mod audit;
 mod cache;
 
-pub use audit::{backlog, checkpoint_not_published, log_forked, log_size, sealed, sealing_failed, verified};
+pub use audit::{
+    backlog, checkpoint_age, checkpoint_not_published, log_forked, log_size, sealed, sealing_failed, verified,
+};
 pub use cache::{cache, followed, following_ended};
 
 /// The bounds which OpenTelemetry advises for `http.server.request.duration`.
@@ -104,7 +113,7 @@ pub fn init(config: &TelemetryConfig) -> Result<Telemetry, StartError> {
     let wanted = EnvFilter::builder().parse(&config.log).map_err(|error| {
         StartError::new(format!("--log is not a filter such as `info` or `info,sqlx=debug`: {error}"))
     })?;
-    let traces = config.otlp_endpoint.as_deref().map(trace_exporter).transpose()?;
+    let traces = config.otlp_endpoint.as_ref().map(trace_exporter).transpose()?;
     let spans = traces.as_ref().map(|provider| {
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
         tracing_opentelemetry::layer()
@@ -147,29 +156,47 @@ fn may_be_logged(meta: &Metadata<'_>) -> bool {
         meta.target().strip_prefix(room).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
     };
     let statements = ["sqlx::query", "sqlx::postgres::notice"].into_iter().any(within);
-    let wire = ["h2", "hyper", "hyper_util", "reqwest", "rustls"].into_iter().any(within);
-    meta.is_event() && !statements && (!wire || *meta.level() <= Level::WARN)
+    // sqlx repeats a line of a password file that it does not understand; that a file cannot be used is worth knowing.
+    let passwords = within("sqlx_postgres::options") && meta.fields().field("path").is_none();
+    let wire = ["h2", "hyper", "hyper_util", "reqwest", "rustls"].into_iter().any(within)
+        || meta.target().starts_with("opentelemetry");
+    meta.is_event() && !statements && !passwords && (!wire || *meta.level() <= Level::WARN)
 }
 
 fn is_our_own(meta: &Metadata<'_>) -> bool {
     meta.target().starts_with("consentd") && *meta.level() <= Level::INFO
 }
 
-fn trace_exporter(endpoint: &str) -> Result<SdkTracerProvider, StartError> {
-    // An error means that one is installed already, by another part of the process.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    // The exporter makes its blocking client on a thread of its own, and the batches leave from another: neither
-    // may be one of the runtime's.
+/// Sends traces without the address in its errors, which the exporter would log.
+#[derive(Debug)]
+struct Collector(reqwest::blocking::Client);
+
+#[async_trait]
+impl HttpClient for Collector {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let answer = self.0.send_bytes(request).await;
+        answer.map_err(|error| match error.downcast::<reqwest::Error>() {
+            Ok(error) => outbound::cause(*error).into(),
+            Err(error) => error,
+        })
+    }
+}
+
+fn trace_exporter(endpoint: &Url) -> Result<SdkTracerProvider, StartError> {
+    let unusable =
+        |error: String| StartError::new(format!("traces cannot be sent to --otlp-endpoint: {error}"));
+    // A blocking client must not be made on a thread of the runtime.
+    let made = std::thread::spawn(|| outbound::blocking_client(EXPORT_TIMEOUT)).join();
+    let client = made.map_err(|_| unusable("no HTTP client can be made".to_owned()))?;
+    let client = client.map_err(|error| unusable(outbound::cause(error)))?;
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
+        .with_http_client(Collector(client))
         .with_protocol(Protocol::HttpBinary)
-        .with_endpoint(endpoint)
+        .with_endpoint(endpoint.as_str())
         .build()
-        .map_err(|error| {
-            StartError::new(format!(
-                "--otlp-endpoint is not a usable address such as http://localhost:4318/v1/traces: {error}"
-            ))
-        })?;
+        // Its own error may repeat the address.
+        .map_err(|_| unusable("it must be an address such as http://localhost:4318/v1/traces".to_owned()))?;
     let service = Resource::builder().with_service_name("consentd").build();
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(service).build())
 }

@@ -1,8 +1,7 @@
 //! The files with the log's keys: read, or made at the first start.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -11,6 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use crate::config::audit::AuditKeyFiles;
 use crate::domain::WriterKey;
 use crate::error::StartError;
+use crate::files::{self, Readers};
 use crate::ops::log::{LogKeys, RetiredKeys};
 use crate::tlog::{RetiredKey, SigningKey};
 
@@ -118,31 +118,15 @@ fn read(path: &Path) -> Result<String, StartError> {
         .map_err(|error| StartError::new(format!("cannot read {}: {error}", path.display())))
 }
 
-/// Writes a file for its owner's eyes alone beside the place that it is meant for.
-pub fn draft(path: &Path, text: &str) -> io::Result<PathBuf> {
-    let mut draft = path.to_owned();
-    draft.add_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    Ok(draft)
+/// Makes the directory of a private file.
+pub fn make_directory_of(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    directory.map_or(Ok(()), files::make_directories)
 }
 
 /// Writes a key's file for its owner's eyes alone. One that is there is never replaced.
 pub fn write_new(path: &Path, text: &str) -> Result<(), StartError> {
-    let write = || -> io::Result<()> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if let Some(directory) = directory {
-            fs::create_dir_all(directory)?;
-        }
-        // A file that is cut off by a crash would be taken for a key.
-        let draft = draft(path, text)?;
-        let linked = fs::hard_link(&draft, path);
-        fs::remove_file(&draft)?;
-        linked?;
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().map_err(|error| {
+    make_directory_of(path).and_then(|()| files::create_private(path, text.as_bytes())).map_err(|error| {
         let advice = match error.kind() {
             ErrorKind::AlreadyExists => "it is there already, and a key is never replaced",
             _ => "choose another place",
@@ -153,9 +137,6 @@ pub fn write_new(path: &Path, text: &str) -> Result<(), StartError> {
 
 /// Replaces a key's file by one with other keys; whole or not at all.
 pub fn replace(path: &Path, text: &str) -> Result<(), StartError> {
-    let write = || -> io::Result<()> {
-        let draft = draft(path, text)?;
-        fs::rename(&draft, path)
-    };
-    write().map_err(|error| StartError::new(format!("cannot write {}: {error}", path.display())))
+    files::replace(path, text.as_bytes(), Readers::Owner)
+        .map_err(|error| StartError::new(format!("cannot write {}: {error}", path.display())))
 }

@@ -61,6 +61,11 @@ pub async fn open(
 }
 
 impl Log {
+    /// Returns whether entries are sealed; before [`Log::seal`] is called.
+    pub fn is_sealed(&self) -> bool {
+        self.sealer.is_some()
+    }
+
     /// Seals until it is time to stop, and then once more.
     pub fn seal(&mut self, publication: Publication, clock: &Clock, tasks: &Tasks) {
         let Some(sealer) = self.sealer.take() else { return };

@@ -1,9 +1,6 @@
 //! Checkpoints leave the database: into the log lines, a file, a webhook, and to witnesses. Whoever holds one of them can
 //! tell later whether the database was set back.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::CONTENT_TYPE;
@@ -11,31 +8,37 @@ use reqwest::{Client, StatusCode, Url};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::checkpoint_file::CheckpointFile;
 use super::clock;
 use super::tasks::{Tasks, sleep_or_stop};
 use crate::config::audit::{AuditConfig, Witness};
 use crate::error::StartError;
 use crate::ops::log::sealer::Signed;
+use crate::outbound;
 use crate::store::Store;
 use crate::telemetry;
 use crate::tlog::Note;
 use crate::tlog::note::parse_signature_lines;
+
+mod checkpoint_file;
 
 /// Between two calls to one place: a checkpoint stands for all before it.
 const PACE: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a place that fails is left alone, at most.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// The longest answer of a witness: a size, or a few lines of signatures.
+const LONGEST_ANSWER: usize = 64 << 10;
 
 /// Where every checkpoint that this replica signs or sees goes.
 #[derive(Debug)]
 pub struct Publication {
-    file: Option<PathBuf>,
+    file: Option<CheckpointFile>,
     newest: watch::Sender<Option<Signed>>,
 }
 
 impl Publication {
-    /// Starts a task for each place that must be called.
+    /// Starts a task for each place outside.
     pub fn start(config: &AuditConfig, store: &Store, tasks: &Tasks) -> Result<Self, StartError> {
         let (newest, follow) = watch::channel(None);
         if config.audit_checkpoint_webhook.is_some() || !config.audit_witnesses.is_empty() {
@@ -53,16 +56,14 @@ impl Publication {
                 });
             }
         }
-        Ok(Self { file: config.audit_checkpoint_file.clone(), newest })
+        let file = config.audit_checkpoint_file.clone().map(|path| CheckpointFile::start(path, tasks));
+        Ok(Self { file, newest })
     }
 
     /// A checkpoint that some replica signed: into this replica's file.
     pub fn noticed(&self, checkpoint: &Signed) {
-        if let Some(file) = &self.file
-            && let Err(error) = append(file, &checkpoint.note)
-        {
-            telemetry::checkpoint_not_published("file");
-            tracing::error!(%error, file = %file.display(), "a checkpoint could not be written to its file");
+        if let Some(file) = &self.file {
+            file.append(&checkpoint.note);
         }
     }
 
@@ -81,20 +82,8 @@ impl Publication {
 }
 
 fn client() -> Result<Client, StartError> {
-    // An error means that one is installed already, by another part of the process.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
-        .timeout(TIMEOUT)
-        .user_agent(concat!("consentd/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| StartError::new(format!("no HTTP client can be made: {error}")))
-}
-
-/// One note after the other, with an empty line behind each.
-fn append(file: &PathBuf, note: &str) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().append(true).create(true).open(file)?;
-    file.write_all(format!("{note}\n").as_bytes())?;
-    file.sync_data()
+    let client = outbound::client().timeout(TIMEOUT).build();
+    client.map_err(|error| StartError::new(format!("no HTTP client can be made: {}", outbound::cause(error))))
 }
 
 /// Hands each newest checkpoint to `publish`, at its pace; what fails is tried again with the one that is newest then.
@@ -147,7 +136,7 @@ async fn call_webhook(
             .body(checkpoint.note)
             .send();
         async move {
-            let answer = call.await.map_err(|error| error.without_url().to_string())?;
+            let answer = call.await.map_err(outbound::cause)?;
             if answer.status().is_success() {
                 Ok(())
             } else {
@@ -178,15 +167,25 @@ async fn ask_witness(
                 }
                 Added::KnowsOther(size) if size <= checkpoint.checkpoint.size => known.store(size, order),
                 Added::KnowsOther(size) => {
-                    // Another replica was faster with a later one.
                     known.store(size, order);
-                    return Ok(());
+                    return is_published(store, checkpoint.log_id, size).await;
                 }
             }
         }
         Err("it goes on naming another size".to_owned())
     })
     .await;
+}
+
+/// Another replica was faster with a later checkpoint, if there is one of that size. Else the witness is wrong, or has seen
+/// what this database does not show any more.
+async fn is_published(store: &Store, log_id: i32, size: u64) -> Result<(), String> {
+    let latest = store.latest_checkpoint(log_id).await.map_err(|error| error.to_string())?;
+    if latest.is_some_and(|latest| size <= latest.tree_size.cast_unsigned()) {
+        Ok(())
+    } else {
+        Err(format!("it has cosigned a tree of size {size}, which this log does not have"))
+    }
 }
 
 enum Added {
@@ -215,9 +214,9 @@ async fn add_checkpoint(
         .body(format!("old {old}\n{lines}\n{}", signed.note))
         .send()
         .await
-        .map_err(|error| error.without_url().to_string())?;
+        .map_err(outbound::cause)?;
     let status = answer.status();
-    let text = answer.text().await.map_err(|error| error.without_url().to_string())?;
+    let text = outbound::text(answer, LONGEST_ANSWER).await?;
     match status {
         StatusCode::OK => {}
         StatusCode::CONFLICT => {

@@ -9,9 +9,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::health::Health;
 
+pub mod background;
 pub mod expiry;
 pub mod maintenance;
 pub mod metrics;
+
+pub use background::Background;
 
 /// The pause before the first restart; it doubles with each panic up to [`LONGEST_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);

@@ -13,6 +13,7 @@ use super::{Clock, log};
 use crate::cache::Cache;
 use crate::config::audit::AuditConfig;
 use crate::error::Error;
+use crate::files::FileQueue;
 use crate::ops::log::LogKeys;
 use crate::ops::log::verifying::{Failed, Verifications};
 use crate::store::Store;
@@ -30,6 +31,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 const BEHIND: TimeDelta = TimeDelta::seconds(3);
 /// A verification that is due waits for the sealer no longer than this after a start.
 const PATIENCE: Duration = Duration::from_hours(1);
+/// How long the checkpoints outside the database may take to be read.
+const READ_DEADLINE: Duration = Duration::from_mins(1);
 /// Findings that are kept with the result.
 const KEPT: usize = 100;
 
@@ -37,6 +40,7 @@ const KEPT: usize = 100;
 #[derive(Clone, Debug)]
 pub struct Outside {
     files: Vec<PathBuf>,
+    reads: FileQueue,
 }
 
 impl Outside {
@@ -47,21 +51,44 @@ impl Outside {
 
     pub fn of(data_dir: &Path, checkpoint_file: Option<&Path>) -> Self {
         let memory = log::memory(data_dir).path().to_owned();
-        Self { files: std::iter::once(memory).chain(checkpoint_file.map(Path::to_owned)).collect() }
+        Self {
+            files: std::iter::once(memory).chain(checkpoint_file.map(Path::to_owned)).collect(),
+            reads: FileQueue::default(),
+        }
     }
 
-    /// Reads those of the files that are there.
-    pub fn read(&self, report: &mut Report) -> Vec<outside::OutsideCheckpoint> {
-        let there = self.files.iter().filter(|file| file.exists());
-        there
-            .flat_map(|file| {
-                outside::checkpoints(file, report).unwrap_or_else(|error| {
-                    report.remark(error.to_string());
-                    Vec::new()
-                })
-            })
-            .collect()
+    /// Reads those of the files that are there. A drive that does not answer is worth a remark, and holds nothing up.
+    pub async fn read(&self, report: &mut Report) -> Vec<outside::OutsideCheckpoint> {
+        let files = self.files.clone();
+        let read = self.reads.run(READ_DEADLINE, move || Ok(read(&files))).await;
+        match read {
+            Ok((checkpoints, found)) => {
+                report.extend(found);
+                checkpoints
+            }
+            Err(error) => {
+                report.remark(format!("the checkpoints outside the database cannot be read: {error}"));
+                Vec::new()
+            }
+        }
     }
+}
+
+fn read(files: &[PathBuf]) -> (Vec<outside::OutsideCheckpoint>, Report) {
+    let (mut checkpoints, mut report) = (Vec::new(), Report::default());
+    for file in files {
+        match std::fs::metadata(file) {
+            Err(_) => {}
+            Ok(found) if !found.is_file() => {
+                report.remark(format!("{} is no file that can be read again", file.display()));
+            }
+            Ok(_) => match outside::checkpoints(file, &mut report) {
+                Ok(found) => checkpoints.extend(found),
+                Err(error) => report.remark(error.to_string()),
+            },
+        }
+    }
+    (checkpoints, report)
 }
 
 /// Verifies the log of a service.
@@ -141,7 +168,7 @@ impl Verifier {
         let (started_at, started) = (self.clock.now(), Instant::now());
         let mut report = Report::default();
         // Read before the snapshot is taken: what is remembered by then is in it.
-        let checkpoints = self.outside.read(&mut report);
+        let checkpoints = self.outside.read(&mut report).await;
         let mut connection = snapshot(&self.service).await?;
         let standards = Standards {
             keys: Keys::Own {

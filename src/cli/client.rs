@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use super::Failure;
 use super::output::printable;
 use crate::config::{ClientConfig, Secret};
+use crate::outbound::{self, cause};
 
 /// The most that the API puts on one page of a list.
 pub const LARGEST_PAGE: u32 = 1000;
@@ -54,7 +55,7 @@ impl Client {
 
     /// The answer, if it is what was asked for; else what the service says against it.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let response = request.send().await.map_err(|error| unreachable(&self.service, &error))?;
+        let response = request.send().await.map_err(|error| unreachable(&self.service, error))?;
         if response.status().is_success() {
             Ok(response)
         } else {
@@ -65,10 +66,7 @@ impl Client {
     /// The body of the answer.
     pub async fn text(&self, request: RequestBuilder) -> Result<String, Failure> {
         let response = self.send(request).await?;
-        response
-            .text()
-            .await
-            .map_err(|error| Failure::new(format!("the answer broke off: {}", cause(&error))))
+        response.text().await.map_err(|error| Failure::new(format!("the answer broke off: {}", cause(error))))
     }
 
     /// The first `limit` items of a list, by as many requests as it takes.
@@ -103,12 +101,8 @@ pub fn http_at(
     patience: Duration,
     addresses: &[SocketAddr],
 ) -> Result<reqwest::Client, Failure> {
-    // Somebody else in this process may have installed it before: it is the same one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("consentd/", env!("CARGO_PKG_VERSION")))
-        // The key goes to the service and to nobody else: no redirect, no proxy from the environment.
-        .redirect(reqwest::redirect::Policy::none())
+    let mut builder = outbound::client()
+        // The key goes to the service and to nobody else: no proxy from the environment.
         .no_proxy()
         .connect_timeout(Duration::from_secs(5).min(patience))
         .read_timeout(patience);
@@ -120,7 +114,7 @@ pub fn http_at(
     if let Some(name) = service.domain().filter(|_| !addresses.is_empty()) {
         builder = builder.resolve_to_addrs(name, addresses);
     }
-    builder.build().map_err(|error| Failure::new(format!("cannot set up TLS: {}", cause(&error))))
+    builder.build().map_err(|error| Failure::new(format!("cannot set up TLS: {}", cause(error))))
 }
 
 /// The address of a path of the service, which may itself live below a path.
@@ -140,8 +134,8 @@ pub fn parse<T: DeserializeOwned>(json: &str) -> Result<T, Failure> {
 }
 
 /// Why there was no answer, and what to do.
-pub fn unreachable(service: &Url, error: &reqwest::Error) -> Failure {
-    let refused = causes(error)
+pub fn unreachable(service: &Url, error: reqwest::Error) -> Failure {
+    let refused = causes(&error)
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::ConnectionRefused);
     Failure::new(if refused {
@@ -153,11 +147,6 @@ pub fn unreachable(service: &Url, error: &reqwest::Error) -> Failure {
     } else {
         format!("cannot reach {service}: {}", cause(error))
     })
-}
-
-/// The innermost cause: the outer ones only say that there is an inner one.
-pub fn cause(error: &reqwest::Error) -> String {
-    causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn causes<'e>(error: &'e reqwest::Error) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {

@@ -1,5 +1,6 @@
 //! `consentd customer …`: the customers of a running service.
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde::Serialize;
@@ -89,7 +90,7 @@ struct Filters {
     tier: Option<CustomerTier>,
 
     /// Those who are active, or those who are not
-    #[arg(long, value_name = "BOOL")]
+    #[arg(long, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
     is_active: Option<bool>,
 }
 

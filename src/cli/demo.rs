@@ -17,6 +17,7 @@ use sqlx::{Connection, PgConnection};
 use self::company::Plan;
 use self::history::History;
 use self::trail::Trail;
+use super::output::notice;
 use crate::app::Database;
 use crate::app::keys::KeyPaths;
 use crate::config::DatabaseConfig;
@@ -73,7 +74,7 @@ struct Loaded {
 
 pub async fn run(args: DemoArgs, now: DateTime<Utc>) -> Result<ExitCode, StartError> {
     let plan = plan(&args, now)?;
-    let database = Database::open(&args.database).await?;
+    let database = Database::open(&args.database, notice).await?;
     let started = Instant::now();
     let keys = args.database.data_dir().map(|data_dir| KeyPaths::new(&args.files, &data_dir));
     let result = load(&database, plan, args.append, &keys?).await;

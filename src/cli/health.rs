@@ -8,6 +8,11 @@ use super::Failure;
 use super::client::{address, http, unreachable};
 use super::output::{line, printable};
 use crate::config::ServiceUrl;
+use crate::http::api::service::{LIVE, READY};
+use crate::outbound;
+
+/// The longest answer that is read.
+const LONGEST_ANSWER: usize = 64 << 10;
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
@@ -30,12 +35,19 @@ pub async fn run(args: HealthcheckArgs) -> Result<(), Failure> {
         .get(url.clone())
         .send()
         .await
-        .map_err(|error| unreachable(&service, &error))?;
+        .map_err(|error| unreachable(&service, error))?;
     let status = response.status();
-    if status.is_success() {
+    let body = outbound::text(response, LONGEST_ANSWER).await.unwrap_or_default();
+    // Another program at this address may answer 200 to anything.
+    let is_well = if args.live { body == LIVE } else { is_ready(&body) };
+    if status.is_success() && is_well {
         return line(&format!("{url}: {status}"));
     }
-    let body: String = response.text().await.unwrap_or_default().chars().take(500).collect();
+    let body: String = body.chars().take(500).collect();
     line(printable(&format!("{url}: {status} {body}")).trim_end())?;
     Err(Failure::Answered)
+}
+
+fn is_ready(body: &str) -> bool {
+    serde_json::from_str::<serde_json::Value>(body).is_ok_and(|report| report["status"] == READY)
 }

@@ -1,8 +1,9 @@
 //! `consentd key …`: the API keys of a running service.
 
 use chrono::{DateTime, Utc};
+use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -100,7 +101,7 @@ struct KeyFilters {
     customer_id: Option<Uuid>,
 
     /// Those which are active, or those which were revoked
-    #[arg(long, value_name = "BOOL")]
+    #[arg(long, value_parser = BoolishValueParser::new(), value_name = "BOOL")]
     is_active: Option<bool>,
 }
 
@@ -137,7 +138,12 @@ pub async fn run(args: KeyArgs) -> Result<(), Failure> {
         }
         KeyCommand::Revoke { key_id } => {
             let request = client.request(Method::DELETE, &format!("/v1/api-keys/{key_id}"));
-            client.send(request).await?;
+            let status = client.send(request).await?.status();
+            if status != StatusCode::NO_CONTENT {
+                return Err(Failure::new(format!(
+                    "the service answered {status}, and does not say that the key is revoked"
+                )));
+            }
             line(&format!("{key_id} is revoked"))
         }
         KeyCommand::Rotate { key_id, overlap, output } => {

@@ -1,8 +1,6 @@
 //! `consentd migrate`: forward, back, what stands, and adopting a database that was made by hand.
 
-use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,9 +12,11 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use tokio::process::Command;
 
+use super::output::notice;
 use crate::app::Database;
 use crate::config::DatabaseConfig;
 use crate::error::StartError;
+use crate::files::{Draft, Readers};
 use crate::postgres::programs::Programs;
 use crate::store::{migrations, schema};
 
@@ -99,7 +99,7 @@ impl Action {
 }
 
 pub async fn run(args: MigrateArgs) -> Result<ExitCode, StartError> {
-    let database = Database::open(args.action.database()).await?;
+    let database = Database::open(args.action.database(), notice).await?;
     let outcome = act(&args.action, &database.owner).await;
     database.close().await;
     outcome
@@ -214,16 +214,16 @@ async fn back_up(
     let Some(file) = args.backup.as_deref() else {
         return Ok(());
     };
-    // A backup holds personal data, and never replaces another one.
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(|error| {
+    let unusable = |error: io::Error| {
         StartError::new(format!("cannot make the backup file {}: {error}", file.display()))
-    })?;
-    let dumped = dump(file, owner, config.pg_bindir.as_deref()).await;
-    if dumped.is_err() {
-        // The refusal matters more than an empty file that stays.
-        let _ = std::fs::remove_file(file);
+    };
+    // A backup holds personal data, is whole, and never replaces another one.
+    if file.symlink_metadata().is_ok() {
+        return Err(unusable(io::ErrorKind::AlreadyExists.into()));
     }
-    dumped?;
+    let draft = Draft::beside(file, Readers::Owner).map_err(unusable)?;
+    dump(draft.path(), owner, config.pg_bindir.as_deref()).await?;
+    draft.keep_new().map_err(unusable)?;
     say(&format!("backed up to {}", file.display()))
 }
 

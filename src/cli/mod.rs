@@ -19,9 +19,10 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use clap::builder::{PossibleValuesParser, StyledStr, Styles, TypedValueParser};
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::ServeArgs;
+use crate::config::{ServeArgs, environment};
 use crate::error::StartError;
 
 #[derive(Parser, Debug)]
@@ -121,8 +122,10 @@ impl From<io::Error> for Failure {
 
 pub fn run() -> ExitCode {
     // Usage errors and requests for help end the process here, with 2 and 0.
-    let matches = command().try_get_matches().unwrap_or_else(|error| misused(&error));
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = environment::prepare(command())
+        .try_get_matches()
+        .unwrap_or_else(|error| misused(&without_secrets(error)));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| misused(&without_secrets(error)));
     match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         // Who reads has read enough, as `head` does.
@@ -149,6 +152,23 @@ fn misused(error: &clap::Error) -> ! {
         std::process::exit(3);
     }
     error.exit()
+}
+
+/// Takes out of a usage error what may be an address with a password, given where it does not belong or mistyped.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    let takes_url =
+        matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(arg)) if arg.contains("URL"));
+    let suspects = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue];
+    for kind in suspects {
+        let Some(ContextValue::String(text)) = error.get(kind) else { continue };
+        let is_address = text.contains("://") || text.contains('@');
+        if (takes_url && kind == ContextKind::InvalidValue) || (is_address && !text.starts_with("--")) {
+            error.insert(kind, ContextValue::String("…".to_owned()));
+            // Suggestions repeat it.
+            error.remove(ContextKind::Suggested);
+        }
+    }
+    error
 }
 
 fn complain(sentence: &str) -> ExitCode {
@@ -203,7 +223,7 @@ fn block_on(
 }
 
 /// The whole command tree, with the commands in groups, which clap alone does not do.
-fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     let command = Cli::command();
     let groups = grouped(&command);
     command.help_template(format!(

@@ -84,6 +84,11 @@ pub fn line(text: &str) -> Result<(), Failure> {
     Ok(stdout.flush()?)
 }
 
+/// Shows a line beside the output, for people.
+pub fn notice(text: &str) {
+    eprintln!("{text}");
+}
+
 /// A text from elsewhere, with what would steer a terminal, break a row or reverse the reading direction escaped.
 pub fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut safe, c| {

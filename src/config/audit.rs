@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use reqwest::Url;
 
+use super::{file, http_url};
 use crate::domain::PersonalField;
 use crate::tlog::VerifierKey;
 use crate::tlog::note::Algorithm;
@@ -17,12 +18,12 @@ use crate::tlog::note::Algorithm;
 pub struct AuditKeyFiles {
     /// The private keys that sign the audit log, in PKCS#8 PEM; all that are in the file sign [default: audit.key in the
     /// data directory, made at the first start]
-    #[arg(long, env = "CONSENTD_AUDIT_KEY_FILE", value_name = "FILE")]
+    #[arg(long, env = "CONSENTD_AUDIT_KEY_FILE", value_parser = file, value_name = "FILE")]
     pub audit_key_file: Option<PathBuf>,
 
     /// The keys by which the service vouches for entries, one a line; the first one writes [default: audit-writer.key in
     /// the data directory, made at the first start]
-    #[arg(long, env = "CONSENTD_AUDIT_WRITER_KEY_FILE", value_name = "FILE")]
+    #[arg(long, env = "CONSENTD_AUDIT_WRITER_KEY_FILE", value_parser = file, value_name = "FILE")]
     pub audit_writer_key_file: Option<PathBuf>,
 }
 
@@ -43,7 +44,7 @@ pub struct AuditConfig {
     pub audit_checkpoint_file: Option<PathBuf>,
 
     /// POST checkpoints to this address, at most one a second
-    #[arg(long, env = "CONSENTD_AUDIT_CHECKPOINT_WEBHOOK", value_name = "URL")]
+    #[arg(long, env = "CONSENTD_AUDIT_CHECKPOINT_WEBHOOK", value_parser = http_url, value_name = "URL")]
     pub audit_checkpoint_webhook: Option<Url>,
 
     /// Witnesses (C2SP tlog-witness) that cosign checkpoints, as VERIFIER-KEY@URL
@@ -98,13 +99,13 @@ impl FromStr for Witness {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let form =
-            "VERIFIER-KEY@URL is wanted, e.g. witness.example/w1+0f1e2d3c+BAbc…@https://witness.example/w1";
+            "must be VERIFIER-KEY@URL, e.g. witness.example/w1+0f1e2d3c+BAbc…@https://witness.example/w1";
         let (key, url) = text.split_once("@http").ok_or_else(|| form.to_owned())?;
         let key: VerifierKey = key.parse().map_err(|fault| format!("{fault}; {form}"))?;
         if key.algorithm() != Algorithm::Cosignature {
             return Err("a witness has a key for cosignatures (type 4)".to_owned());
         }
-        let mut url: Url = format!("http{url}").parse().map_err(|fault| format!("{fault}; {form}"))?;
+        let mut url = http_url(&format!("http{url}")).map_err(|fault| format!("{fault}; {form}"))?;
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }

@@ -32,6 +32,7 @@ pub mod session;
 pub mod sessions;
 pub mod statistics;
 pub mod verification;
+pub mod waiting;
 
 /// How long a request waits for a database connection before it is told that the database is not available.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(500);

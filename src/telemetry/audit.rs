@@ -15,6 +15,7 @@ const SEALING_FAILURES: &str = "consentd_audit_sealing_failures_total";
 const PENDING: &str = "consentd_audit_pending";
 const PENDING_AGE: &str = "consentd_audit_pending_oldest_seconds";
 const QUARANTINED: &str = "consentd_audit_quarantined";
+const CHECKPOINT_AGE: &str = "consentd_audit_checkpoint_age_seconds";
 const UNPUBLISHED: &str = "consentd_audit_checkpoint_failures_total";
 const VERIFIED_AT: &str = "consentd_audit_verification_timestamp_seconds";
 const VERIFIED_SIZE: &str = "consentd_audit_verification_size";
@@ -39,6 +40,11 @@ pub(super) fn describe() {
     describe_gauge!(PENDING, Unit::Count, "Audit entries that wait to be sealed");
     describe_gauge!(PENDING_AGE, Unit::Seconds, "How long the oldest of them has waited");
     describe_gauge!(QUARANTINED, Unit::Count, "Audit entries that cannot be sealed");
+    describe_gauge!(
+        CHECKPOINT_AGE,
+        Unit::Seconds,
+        "Age of the newest signed checkpoint that this replica knows; it is signed again at least every 20 seconds"
+    );
     describe_counter!(UNPUBLISHED, Unit::Count, "Checkpoints that a place outside did not take, by place");
     describe_gauge!(VERIFIED_AT, Unit::Seconds, "When the audit log was last verified (Unix time)");
     describe_gauge!(VERIFIED_SIZE, Unit::Count, "How many leaves it had then");
@@ -76,6 +82,11 @@ pub fn backlog(pending: i64, oldest: TimeDelta, quarantined: i64) {
     gauge!(PENDING).set(pending as f64);
     gauge!(PENDING_AGE).set(oldest.as_seconds_f64().max(0.0));
     gauge!(QUARANTINED).set(quarantined as f64);
+}
+
+/// The age of the newest signature, or of this replica while there is none.
+pub fn checkpoint_age(age: TimeDelta) {
+    gauge!(CHECKPOINT_AGE).set(age.as_seconds_f64().max(0.0));
 }
 
 pub fn checkpoint_not_published(place: &'static str) {

@@ -1,20 +1,38 @@
-//! Metrics that are measured and not counted: the database, the memory, the sealer's queue, the background tasks.
+//! Metrics that are measured and not counted: the database, the memory, the sealer's queue and signatures, the background
+//! tasks.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 
 use super::sleep_or_stop;
 use crate::app::Clock;
 use crate::cache::Cache;
 use crate::cache::freshness::Moment;
+use crate::health::{Component, Health};
+use crate::ops::log::LogView;
 use crate::store::Store;
 use crate::telemetry;
 
-pub async fn measure(store: Store, cache: Arc<Cache>, clock: Clock, stop: CancellationToken) {
+/// A checkpoint is signed again after 20 seconds, also if the tree does not grow.
+const LONGEST_WITHOUT_SIGNATURE: TimeDelta = TimeDelta::seconds(60);
+
+/// `sealed` is the audit log, if its entries are sealed.
+pub async fn measure(
+    store: Store,
+    cache: Arc<Cache>,
+    clock: Clock,
+    sealed: Option<Arc<LogView>>,
+    stop: CancellationToken,
+) {
+    let started = clock.now();
     loop {
         measure_cache(&cache);
+        if let Some(log) = &sealed {
+            measure_signing(log, &cache.health, started, clock.now());
+        }
         for (task, panics) in cache.health.panics() {
             telemetry::task_panics(task, panics);
         }
@@ -35,6 +53,14 @@ pub async fn measure(store: Store, cache: Arc<Cache>, clock: Clock, stop: Cancel
             return;
         }
     }
+}
+
+/// Measures the age of the newest signature, and reports one that is too old. `started` counts while there is none.
+pub fn measure_signing(log: &LogView, health: &Health, started: DateTime<Utc>, now: DateTime<Utc>) {
+    let age = now - log.get().signed_at.unwrap_or(started);
+    telemetry::checkpoint_age(age);
+    let fault = "no checkpoint was signed for more than a minute: changes are recorded and not sealed";
+    health.report(Component::AuditSigning, (age > LONGEST_WITHOUT_SIGNATURE).then(|| fault.into()));
 }
 
 fn measure_cache(cache: &Cache) {

@@ -12,18 +12,21 @@ use reqwest::header::ACCEPT;
 use crate::app::keys::{self, KeyPaths};
 use crate::app::{Database, clock, log};
 use crate::cli::Failure;
-use crate::cli::client::{Client, cause};
-use crate::cli::output::line;
+use crate::cli::client::Client;
+use crate::cli::output::{line, notice};
 use crate::config::DatabaseConfig;
 use crate::config::audit::AuditKeyFiles;
 use crate::domain::{Erasure, Leaf, PII_ERASED};
 use crate::error::{Error, StartError};
+use crate::files::{self, Readers};
 use crate::ops::erasure::{DeletionList, Replayed, replay};
 use crate::ops::log::{LogKeys, opening};
+use crate::outbound::cause;
 use crate::store::Store;
 use crate::store::consents::Attribution;
+use crate::tlog::tile::TileKind;
 use crate::tlog::tree::leaf_hash;
-use crate::tlog::{Checkpoint, Note, tile};
+use crate::tlog::{Checkpoint, Note, Tile, tile};
 use crate::verify::{Keys, Report, Standards, directory};
 
 #[derive(Args, Debug)]
@@ -41,7 +44,7 @@ pub async fn proof(client: &Client, args: ProofArgs) -> Result<(), Failure> {
     let path = format!("/v1/audit/{}/proof", args.audit_id);
     let text = client.text(client.request(Method::GET, &path).header(ACCEPT, "text/plain")).await?;
     match args.output {
-        Some(file) => fs::write(&file, text)
+        Some(file) => files::replace(&file, text.as_bytes(), Readers::All)
             .map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display()))),
         None => Ok(io::stdout().lock().write_all(text.as_bytes())?),
     }
@@ -63,7 +66,7 @@ pub async fn mirror(client: &Client, args: MirrorArgs) -> Result<(), Failure> {
     let get = async |path: &str| -> Result<Vec<u8>, Failure> {
         let answer = client.send(client.request(Method::GET, path).query(&query)).await?;
         let bytes = answer.bytes().await;
-        Ok(bytes.map_err(|error| Failure::new(format!("the answer broke off: {}", cause(&error))))?.to_vec())
+        Ok(bytes.map_err(|error| Failure::new(format!("the answer broke off: {}", cause(error))))?.to_vec())
     };
     let text = get("/v1/audit/log/checkpoint").await?;
     let not_understood = |why: String| Failure::new(format!("the service's checkpoint is not one: {why}"));
@@ -78,6 +81,10 @@ pub async fn mirror(client: &Client, args: MirrorArgs) -> Result<(), Failure> {
         // Tiles never change: one that is here is whole, since it was renamed into its place.
         if !path.exists() {
             let bytes = get(&format!("/v1/audit/log/tile/{}", tile.path())).await?;
+            // It would never be fetched again.
+            if !is_tile(tile, &bytes) {
+                return Err(Failure::new(format!("the service's answer is not the tile {}", tile.path())));
+            }
             write(&path, &bytes)?;
         }
         bar.inc(1);
@@ -91,15 +98,23 @@ pub async fn mirror(client: &Client, args: MirrorArgs) -> Result<(), Failure> {
     line(&format!("{}: {} leaves of {}", args.directory.display(), checkpoint.size, checkpoint.origin))
 }
 
+fn is_tile(tile: &Tile, bytes: &[u8]) -> bool {
+    let width = usize::from(tile.width);
+    match tile.kind {
+        TileKind::Hashes(_) => tile::hashes(bytes).is_ok_and(|hashes| hashes.len() == width),
+        TileKind::Entries => {
+            let mut entries = tile::entries(bytes);
+            entries.by_ref().take(width).filter(Result::is_ok).count() == width && entries.next().is_none()
+        }
+    }
+}
+
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let mut draft = path.to_owned();
-    draft.add_extension("part");
     let whole = || -> io::Result<()> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        fs::write(&draft, bytes)?;
-        fs::rename(&draft, path)
+        files::replace(path, bytes, Readers::All)
     };
     whole().map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
 }
@@ -236,7 +251,7 @@ async fn with_database<T>(
 ) -> Result<T, StartError> {
     let data_dir = config.data_dir()?;
     let keys = KeyPaths::new(files, &data_dir).load(false)?;
-    let (database, _) = Database::open_beside(config).await?;
+    let (database, _) = Database::open_beside(config, notice).await?;
     let store = Store::new(&database.service, 2, 2);
     let done = work(&store, &keys, &data_dir).await;
     store.close().await;

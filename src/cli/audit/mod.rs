@@ -35,8 +35,8 @@ enum AuditCommand {
     #[command(after_help = "Examples:\n  \
         consentd audit export --output trail.csv\n  \
         consentd audit export --customer CUSTOMER --format ndjson | jq -r .action | sort | uniq -c\n\n\
-        FILE comes into being only when the export is whole: until then it is FILE.part, and a failed export \
-        leaves neither.")]
+        FILE is made only when the export is whole: until then a hidden file beside it, .FILE.*.part, holds it, and a \
+        failed export leaves neither.")]
     Export {
         #[command(flatten)]
         export: trail::ExportArgs,

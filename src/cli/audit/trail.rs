@@ -1,9 +1,6 @@
 //! `consentd audit list` and `export`: the audit trail of a running service.
 
-use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -14,10 +11,12 @@ use reqwest::{Method, Response};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::cli::client::{Client, cause};
+use crate::cli::client::Client;
 use crate::cli::output::{self, Output, or_dash, time};
 use crate::cli::{Failure, instant, one_of};
 use crate::domain::{AuditAction, AuditEntry, ConsentTier};
+use crate::files::{Draft, Readers};
+use crate::outbound::cause;
 
 #[derive(Args, Debug)]
 pub struct ListArgs {
@@ -170,45 +169,20 @@ async fn request_export(client: &Client, filters: &Filters, format: Format) -> R
 
 /// A file with the name that was asked for is always a whole export.
 async fn export_to_file(answer: Response, format: Format, file: &Path) -> Result<(), Failure> {
-    let mut partial = OsString::from(file);
-    partial.push(".part");
-    let partial = PathBuf::from(partial);
     let unwritable = |error: io::Error| Failure::new(format!("cannot write {}: {error}", file.display()));
     // It holds names and addresses: for its owner's eyes.
-    let mut target = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&partial)
-        .map_err(unwritable)?;
+    let mut draft = Draft::beside(file, Readers::Owner).map_err(unwritable)?;
     let copied = tokio::select! {
-        copied = copy(answer, format, &mut target) => copied,
+        copied = copy(answer, format, &mut draft) => copied,
         _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted: nothing was kept")),
     };
-    let kept = copied.and_then(|bytes| {
-        keep(&target, &partial, file)?;
-        Ok(bytes)
-    });
-    match kept {
-        Ok(bytes) => {
-            eprintln!("{}: {bytes} bytes", file.display());
-            Ok(())
-        }
-        Err(failure) => {
-            // The failure is what the user must hear of; a leftover is named .part and overwritten by the next export.
-            let _ = std::fs::remove_file(&partial);
-            Err(match failure {
-                Failure::Output(error) => unwritable(error),
-                failure => failure,
-            })
-        }
-    }
-}
-
-fn keep(target: &File, partial: &Path, file: &Path) -> io::Result<()> {
-    target.sync_all()?;
-    std::fs::rename(partial, file)
+    let bytes = copied.map_err(|failure| match failure {
+        Failure::Output(error) => unwritable(error),
+        failure => failure,
+    })?;
+    draft.keep().map_err(unwritable)?;
+    eprintln!("{}: {bytes} bytes", file.display());
+    Ok(())
 }
 
 /// Copies the export as it comes, and makes sure that its end came too.
@@ -223,7 +197,7 @@ async fn copy(mut answer: Response, format: Format, target: &mut impl Write) -> 
                 last = chunk.last().copied().or(last);
             }
             Ok(None) => break,
-            Err(error) => return Err(broken_off(bytes, &cause(&error))),
+            Err(error) => return Err(broken_off(bytes, &cause(error))),
         }
     }
     target.flush()?;

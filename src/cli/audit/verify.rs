@@ -14,7 +14,7 @@ use crate::app::verification::Outside;
 use crate::app::{Database, clock};
 use crate::background::Pacer;
 use crate::cli::Failure;
-use crate::cli::output::{line, printable};
+use crate::cli::output::{line, notice, printable};
 use crate::config::DatabaseConfig;
 use crate::config::audit::AuditKeyFiles;
 use crate::domain::WriterKey;
@@ -163,9 +163,9 @@ async fn verify_database(
     if writers.is_empty() {
         report.remark("the writer's key is not here: macs of entries are not checked");
     }
-    let (database, live) = Database::open_beside(&args.database).await?;
+    let (database, live) = Database::open_beside(&args.database, notice).await?;
     // Read before the snapshot is taken: what is remembered by then is in it.
-    let own = Outside::of(&data_dir, args.audit_checkpoint_file.as_deref()).read(&mut report);
+    let own = Outside::of(&data_dir, args.audit_checkpoint_file.as_deref()).read(&mut report).await;
     standards.checkpoints.extend(own);
     standards.now = clock();
     if !live {

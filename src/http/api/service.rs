@@ -51,6 +51,11 @@ pub struct Dependency {
     detail: Option<Detail>,
 }
 
+/// The answer of `/livez`.
+pub const LIVE: &str = "alive\n";
+/// The status of a replica to which requests should be sent.
+pub const READY: &str = "ready";
+
 const FORKED: &str =
     "forked: the database contradicts a checkpoint that was published, and nothing is sealed any more";
 
@@ -59,7 +64,7 @@ const FORKED: &str =
 /// It says nothing of the database: restarting the service would not mend that.
 #[utoipa::path(get, path = "/livez", tag = "Service", responses((status = 200, description = "Alive", body = String, content_type = "text/plain")), security(()))]
 pub async fn livez() -> &'static str {
-    "alive\n"
+    LIVE
 }
 
 /// Should requests be sent here?
@@ -99,7 +104,7 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
             .then(|| format!("restarted after a panic: {}", panicked.join(", ")).into()),
     });
     let ready = state.health.is_ready();
-    let health = ReadinessReport { status: if ready { "ready" } else { "not ready" }, dependencies };
+    let health = ReadinessReport { status: if ready { READY } else { "not ready" }, dependencies };
     answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &health)
 }
 

@@ -57,8 +57,26 @@ impl Running {
         Self::start_with(&all, data_dir).await
     }
 
+    /// `by` makes the command that starts the program, with its arguments and its environment.
+    pub async fn start_by(
+        database: &TestDatabase,
+        data_dir: &Path,
+        settings: &[(&str, &str)],
+        by: impl FnOnce(&std::process::Command) -> std::process::Command,
+    ) -> Self {
+        let mut all = logins(&database.service, &database.owner);
+        all.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let mut command = Command::from(by(serve(&all, data_dir).as_std()));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        Self::start_command(command, data_dir).await
+    }
+
     pub async fn start_with(settings: &[(&str, String)], data_dir: &Path) -> Self {
-        let mut child = serve(settings, data_dir).spawn().expect("the program starts");
+        Self::start_command(serve(settings, data_dir), data_dir).await
+    }
+
+    async fn start_command(mut command: Command, data_dir: &Path) -> Self {
+        let mut child = command.spawn().expect("the program starts");
         let log = Arc::new(Mutex::new(String::new()));
         let mut errors = BufReader::new(child.stderr.take().expect("its log")).lines();
         let kept = Arc::clone(&log);
