@@ -16,11 +16,11 @@ use crate::domain::ApiKey;
 use crate::error::{Error, StartError};
 use crate::files::{self, Readers};
 use crate::health::Health;
+use crate::http::client_address::{AddressHeader, ClientAddresses};
 use crate::http::downloads::{Downloads, MinimumRate};
 use crate::http::limits::ConcurrencyLimits;
-use crate::http::shares::Shares;
-use crate::http::client_address::{AddressHeader, ClientAddresses};
 use crate::http::server::Shutdown;
+use crate::http::shares::Shares;
 use crate::http::{self, AppState, Cursors, Parts, RateLimiter};
 use crate::ops;
 use crate::ops::consents::Writer;
@@ -160,6 +160,7 @@ async fn serve_on(
         log: &log,
         is_sealed: sealed,
         writer,
+        customers: bounds.customers,
     };
     background.start(&tasks)?;
     let metrics_listener = match &config.metrics_listen {

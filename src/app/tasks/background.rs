@@ -24,11 +24,13 @@ pub struct Background<'a> {
     /// Entries are sealed: a log without signatures is a fault then.
     pub is_sealed: bool,
     pub writer: Writer,
+    /// The number of customers that memory has room for.
+    pub customers: usize,
 }
 
 impl Background<'_> {
     pub fn start(self, tasks: &Tasks) -> Result<(), StartError> {
-        let Self { args, database, store, cache, clock, log, is_sealed, writer } = self;
+        let Self { args, database, store, cache, clock, log, is_sealed, writer, customers } = self;
         let data_dir = args.database.data_dir()?;
         let sweep_interval = Duration::from_secs(args.serve.sweep_interval);
         tasks.spawn("expiry", (store.clone(), writer, clock.clone()), move |(store, writer, clock), stop| {
@@ -73,7 +75,6 @@ impl Background<'_> {
             |(store, keys, retention, clock), stop| erasing::retain(store, keys, retention, clock, stop),
         );
         if args.serve.warm {
-            let customers = cache.capacity();
             tasks.spawn("warm", (store, cache), move |(store, cache), stop| {
                 following::warm(store, cache, customers, stop)
             });
