@@ -25,7 +25,7 @@ use crate::http::{self, AppState, Cursors, Parts, RateLimiter};
 use crate::ops;
 use crate::ops::consents::Writer;
 use crate::postgres::{self, Cluster, Settings};
-use crate::store::{Store, migrations, waiting};
+use crate::store::{Store, connection, migrations, waiting};
 use crate::telemetry::Telemetry;
 
 mod clock;
@@ -41,7 +41,7 @@ pub mod verification;
 pub use clock::{Clock, clock};
 use listening::bind;
 use publication::Publication;
-use tasks::{Background, Tasks};
+use tasks::{Background, Tasks, heartbeat};
 
 /// The database to work on: the operator's own, or the embedded default.
 #[derive(Debug)]
@@ -121,13 +121,7 @@ async fn serve_on(
     telemetry: &Telemetry,
 ) -> Result<(), StartError> {
     let config = &args.serve;
-    if config.migrate && !config.no_migrate {
-        for applied in migrations::up(&database.owner, None).await? {
-            tracing::info!(migration = applied.file, "applied");
-        }
-    } else {
-        migrations::check(&database.service).await?;
-    }
+    prepare_database(config, database).await?;
     let store = Store::new(&database.service, config.read_connections, config.write_connections);
     erasing::may_erase(&store, database).await?;
     let recorder = telemetry.metrics();
@@ -138,6 +132,10 @@ async fn serve_on(
         max_stale: config.max_stale,
     };
     let (cache, clock) = make_cache(&store, bounds).await?;
+    let tasks = Tasks::new(&cache.health);
+    tasks.spawn("heartbeat", (store.clone(), Arc::clone(&cache.health)), |(store, health), stop| {
+        heartbeat::watch(store, health, stop)
+    });
     let mut log = log::open(&store, &args.audit, &data_dir, &clock).await?;
     let (writer, lanes) = Writer::start(&store, &cache, log.keys.writers.first(), config.write_lanes);
     let address = listener.local_addr().map_err(|error| StartError::new(error.to_string()))?;
@@ -145,7 +143,6 @@ async fn serve_on(
     let state = build(&store, &cache, writer.clone(), config, public_url, &log, &render).await?;
     let key_file = publish_operator_key(&store, args).await?;
 
-    let tasks = Tasks::new(&cache.health);
     // The sealer stops last: what the lanes and the other tasks write is sealed too.
     let sealing = Tasks::new(&cache.health);
     let publication = Publication::start(&args.audit, &store, &sealing)?;
@@ -208,6 +205,39 @@ async fn make_cache(store: &Store, bounds: Bounds) -> Result<(Arc<Cache>, Clock)
     clock.measure(store).await.map_err(failed)?;
     cache.advance_sequences(store).await.map_err(failed)?;
     Ok((cache, clock))
+}
+
+/// Checks the database, and migrates it if that is asked for.
+async fn prepare_database(config: &ServeConfig, database: &Database) -> Result<(), StartError> {
+    if !database.is_embedded() {
+        check_sessions(&database.service).await?;
+    }
+    if !config.migrate || config.no_migrate {
+        return migrations::check(&database.service).await;
+    }
+    for applied in migrations::up(&database.owner, None).await? {
+        tracing::info!(migration = applied.file, "applied");
+    }
+    Ok(())
+}
+
+/// Looks at a given database's way in and settings, which the service cannot change.
+async fn check_sessions(service: &PgConnectOptions) -> Result<(), StartError> {
+    let failed = |error| StartError::new(format!("cannot read the database: {error}"));
+    if connection::pools_transactions(service).await.map_err(failed)? {
+        return Err(StartError::new(
+            "the database is behind a pooler that pools transactions or statements: set it to pool sessions \
+             (PgBouncer: pool_mode = session), or give the address of PostgreSQL",
+        ));
+    }
+    for setting in connection::hazards(service).await.map_err(failed)? {
+        tracing::warn!(
+            setting,
+            "the database runs with this setting off: a crash of its machine may lose or damage what was acknowledged, \
+             withdrawals too; set it to on"
+        );
+    }
+    Ok(())
 }
 
 async fn build(

@@ -138,6 +138,23 @@ fn is_transient(sqlstate: Option<&str>) -> bool {
         || ["25006", "25P03", "55P03", "3D000"].contains(&code)
 }
 
+/// Returns whether a session must be closed after this error. The session did not answer, or it is over, or it leads to a
+/// server that is read-only now.
+pub fn ends_session(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            // 08 connection · 57P01, 57P02, 57P03 shutdown, crash, start · 57P05 idle session timeout · 25006 read-only ·
+            // 25P03 idle in transaction · XX protocol violations and damage
+            ["08", "58", "XX"].contains(&code.get(..2).unwrap_or_default())
+                || ["57P01", "57P02", "57P03", "57P05", "25006", "25P03"].contains(&&*code)
+        }),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Why a command cannot run: one sentence that says what is wrong and what to do.
 #[derive(Debug)]
 pub struct StartError(String);

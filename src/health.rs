@@ -14,6 +14,8 @@ use futures_util::FutureExt as _;
 pub enum Component {
     /// PostgreSQL, as this replica reaches it.
     Database,
+    /// Writes to PostgreSQL, while it can be read.
+    DatabaseWrites,
     /// The audit log: its tree and its checkpoints.
     AuditLog,
     /// The signing of checkpoints, as this replica does it or sees others do it.
@@ -25,12 +27,19 @@ pub enum Component {
 }
 
 impl Component {
-    pub const ALL: [Self; 5] =
-        [Self::Database, Self::AuditLog, Self::AuditSigning, Self::AuditSequence, Self::Clock];
+    pub const ALL: [Self; 6] = [
+        Self::Database,
+        Self::DatabaseWrites,
+        Self::AuditLog,
+        Self::AuditSigning,
+        Self::AuditSequence,
+        Self::Clock,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Database => "database",
+            Self::DatabaseWrites => "database_writes",
             Self::AuditLog => "audit_log",
             Self::AuditSigning => "audit_signing",
             Self::AuditSequence => "audit_sequence",
@@ -41,7 +50,11 @@ impl Component {
     /// Returns whether a fault concerns this replica alone, so that requests are better sent to another one.
     pub fn is_local(self) -> bool {
         match self {
-            Self::Database | Self::AuditLog | Self::AuditSigning | Self::AuditSequence => false,
+            Self::Database
+            | Self::DatabaseWrites
+            | Self::AuditLog
+            | Self::AuditSigning
+            | Self::AuditSequence => false,
             Self::Clock => true,
         }
     }

@@ -53,7 +53,7 @@ pub async fn erase(store: Store, owner: PgConnectOptions, clock: Clock, stop: Ca
 
 async fn carry_out_what_is_sealed(store: &Store, erased: &Notify, clock: &Clock, stop: &CancellationToken) {
     loop {
-        match carry_out(store, clock.now()).await {
+        match store.unless_lost(carry_out(store, clock.now())).await {
             Ok(0) => {}
             Ok(erasures) => {
                 tracing::info!(erasures, "erased personal fields");
@@ -80,7 +80,7 @@ async fn rid_files(store: &Store, owner: &PgConnectOptions, erased: &Notify, clo
             pause = QUIET;
             continue;
         }
-        pause = match see_to_files(store, owner, clock).await {
+        pause = match store.unless_lost(see_to_files(store, owner, clock)).await {
             Ok(()) => LONGEST_PAUSE,
             Err(error) => {
                 let pause = (2 * pause).min(LONGEST_PAUSE);
@@ -125,7 +125,7 @@ pub async fn retain(
         .collect();
     loop {
         for policy in &mut policies {
-            match policy.log(&store, &keys, clock.now()).await {
+            match store.unless_lost(policy.log(&store, &keys, clock.now())).await {
                 Ok(0) => {}
                 Ok(entries) => tracing::info!(entries, "personal fields have reached their age"),
                 Err(error) => tracing::warn!(%error, "retention failed; the next hour tries again"),

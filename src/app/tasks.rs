@@ -11,6 +11,7 @@ use crate::health::Health;
 
 pub mod background;
 pub mod expiry;
+pub mod heartbeat;
 pub mod maintenance;
 pub mod metrics;
 

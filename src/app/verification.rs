@@ -132,7 +132,7 @@ impl Verifier {
             }
             verifications.begin(self.clock.now());
             let verified = tokio::select! {
-                verified = self.once(&verifications) => verified,
+                verified = self.store.unless_lost(self.once(&verifications)) => verified,
                 () = stop.cancelled() => return,
             };
             let failed = verified.err().map(|error| {

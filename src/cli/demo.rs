@@ -26,6 +26,7 @@ use crate::domain::WriterKey;
 use crate::error::StartError;
 use crate::ops::log::vouching;
 use crate::store;
+use crate::store::connection::{Purpose, must_fire_triggers, open};
 
 /// Fill a database with believable customers and their consent history
 ///
@@ -111,9 +112,9 @@ fn plan(args: &DemoArgs, now: DateTime<Utc>) -> Result<Plan, StartError> {
 }
 
 async fn load(database: &Database, plan: Plan, append: bool, keys: &KeyPaths) -> Result<Loaded, StartError> {
-    let mut connection = PgConnection::connect_with(&database.owner)
-        .await
-        .map_err(|error| StartError::new(format!("cannot reach the database: {error}")))?;
+    let unreachable = |error| StartError::new(format!("cannot reach the database: {error}"));
+    let mut connection = open(&database.owner, Purpose::Owner).await.map_err(unreachable)?;
+    must_fire_triggers(&mut connection).await.map_err(unreachable)?;
     let mut tx = connection.begin().await.map_err(|error| sentence(&error))?;
     let loaded = tokio::select! {
         loaded = write(&mut tx, plan, append, keys) => loaded?,

@@ -1,6 +1,9 @@
 //! The API.
 
 use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 mod admission;
 pub mod api;
@@ -33,6 +36,7 @@ pub use router::{AppState, Metrics, Parts, Service, metrics_router, router};
 
 use crate::error::Error;
 use crate::ops::consents::{Outcome, Request};
+use crate::store::Store;
 use crate::telemetry;
 
 /// Hands a decision to the writer; where there is no room for it, that is counted.
@@ -46,12 +50,22 @@ async fn submit(state: &AppState, request: Request) -> Result<Outcome, Error> {
     outcome
 }
 
-/// Runs a write to its end even if the client goes away in the middle of it: it is whole or it is absent.
+/// A write that runs longer than this, on a connection that does not answer, is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs a write to its end even if the client goes away in the middle of it: it is whole or it is absent. Where the database
+/// is lost meanwhile, the client is answered at once, and the write runs on.
 pub async fn detached<T: Send + 'static>(
+    store: Store,
     write: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, problem::Problem> {
-    match tokio::spawn(write).await {
-        Ok(done) => Ok(done?),
-        Err(panicked) => Err(Error::Internal(panicked.to_string()).into()),
-    }
+    let write = tokio::spawn(timeout(WRITE_TIMEOUT, write));
+    let ended = async {
+        match write.await {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) => Err(Error::Unavailable("the write took too long".to_owned())),
+            Err(panicked) => Err(Error::Internal(panicked.to_string())),
+        }
+    };
+    Ok(store.unless_lost(ended).await?)
 }

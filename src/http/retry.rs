@@ -37,7 +37,7 @@ impl Once {
         T: Serialize + Send + Sync,
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
-        detached(async move {
+        detached(store.clone(), async move {
             let mut transaction = store.begin().await?;
             let answered = self.answer(&mut transaction, now, make).await;
             let (answer, replayed) = settle(transaction, answered).await?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::time::Instant;
 
+use super::availability::Availability;
 use super::plans::PlanAge;
 use super::{ACQUIRE_TIMEOUT, within};
 
@@ -24,11 +25,23 @@ pub struct Chain {
     /// The last moment outside a transaction.
     outside: Instant,
     plans: PlanAge,
+    /// How often the database had been lost when the session was opened.
+    losses: u64,
 }
 
 impl Chain {
-    pub(super) fn on(connection: PgConnection) -> Self {
-        Self { connection, begun: false, outside: Instant::now(), plans: PlanAge::new() }
+    pub(super) fn on(connection: PgConnection, losses: u64) -> Self {
+        Self { connection, begun: false, outside: Instant::now(), plans: PlanAge::new(), losses }
+    }
+
+    /// Returns the number of losses of the database before the session was opened.
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// Returns whether the session is from before a loss of the database, and so of no use.
+    pub fn is_outdated(&self, availability: &Availability) -> bool {
+        self.losses != availability.losses()
     }
 
     /// Whether a transaction is begun.

@@ -9,6 +9,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::Store;
+use super::connection::LOCK_TIMEOUT;
 use crate::domain::{
     AnonymizationLevel, Change, ConsentRecord, ConsentState, ConsentStatus, ConsentTier, PersonalField,
 };
@@ -288,7 +289,8 @@ pub async fn make_rows(connection: &mut PgConnection, customer_ids: &[Uuid]) -> 
     )
     .execute(&mut *connection)
     .await?;
-    sqlx::query!("set local lock_timeout to default").execute(connection).await?;
+    // Not "to default": that is the setting of the role or the database.
+    sqlx::query!("select set_config('lock_timeout', $1, true)", LOCK_TIMEOUT).fetch_one(connection).await?;
     Ok(())
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::Store;
+use super::connection::{self, Purpose};
 use crate::domain::{CustomerField, PersonalField};
 use crate::error::Error;
 
@@ -321,7 +322,7 @@ pub async fn erase_entries(
 
 /// Lets the role of the service erase. Only an owner who may grant roles can; others grant it by hand.
 pub async fn let_erase(owner: &PgConnectOptions, service: &str) -> Result<(), Error> {
-    let mut connection = owner.connect().await?;
+    let mut connection = connection::open(owner, Purpose::Owner).await?;
     let statement = format!("grant vlaapi_eraser to \"{}\"", service.replace('"', "\"\""));
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
     connection.close().await?;
@@ -422,8 +423,7 @@ async fn reindex(connection: &mut PgConnection) -> Result<(), Error> {
 /// The planner keeps values too, the frequent ones of each column: they are taken anew, and their table written anew.
 /// An error: something stood in the way, a transaction or a lock, and what was erased may all be there still.
 pub async fn vacuum(owner: &PgConnectOptions) -> Result<Vacuumed, Error> {
-    let mut connection =
-        owner.clone().options([("lock_timeout", "2s"), ("statement_timeout", "0")]).connect().await?;
+    let mut connection = connection::open(owner, Purpose::Rewrite).await?;
     // Whoever owns neither would be refused, mostly by a warning alone.
     let owns = sqlx::query!(
         r#"

@@ -10,8 +10,9 @@ use sqlx::{Executor as _, PgConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::connection::Purpose;
 use super::plans::{self, PlanAge};
-use super::{ACQUIRE_TIMEOUT, Store, within};
+use super::{Store, within};
 use crate::error::Error;
 
 /// How long a statement of the follower may take: a server that went away without a word is noticed by this.
@@ -66,13 +67,9 @@ pub async fn tell(connection: &mut PgConnection, told: &[Told]) -> Result<(), Er
 impl Store {
     pub async fn listen(&self, channels: &[&str]) -> Result<Listener, Error> {
         // A pool for this session alone: one that hangs must not be in the way of the next.
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with(self.session_options());
-        let listener = within(ANSWER_TIMEOUT, async {
+        let options = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+        let pool = self.connector.pool(Purpose::Follower, options);
+        let listener = Box::pin(async {
             let mut listener = PgListener::connect_with(&pool).await?;
             // A session that was lost is not taken up silently: what was told meanwhile would be missed.
             listener.eager_reconnect(false);
@@ -80,7 +77,7 @@ impl Store {
             listener.listen_all(channels.iter().copied()).await?;
             Ok(Listener(listener, PlanAge::new()))
         });
-        Ok(listener.await?)
+        Ok(self.unless_lost(within(ANSWER_TIMEOUT, listener)).await?)
     }
 }
 

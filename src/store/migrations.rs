@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use sqlx::Connection;
 use sqlx::migrate::{Migrate, MigrateError, Migration, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection};
 
 use self::record::Record;
 pub(super) use self::record::has_records;
 use self::refusal::{cause, preparing};
 pub(super) use self::refusal::{database, failed};
+use super::connection::{self, Purpose};
 use crate::error::StartError;
 
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!();
@@ -116,6 +117,7 @@ pub async fn plan_down(owner: &PgConnectOptions, to: Option<i64>) -> Result<Roll
 /// Takes back every migration after `to`, the last one first.
 pub async fn down(owner: &PgConnectOptions, to: i64) -> Result<Vec<Applied>, StartError> {
     let mut connection = connect_locked(owner).await?;
+    must_fire_triggers(&mut connection).await?;
     let records = verified_records(&mut connection).await?;
     let mut reverted = Vec::new();
     for migration in reverting(&records, to) {
@@ -169,6 +171,7 @@ async fn apply_pending(connection: &mut PgConnection, to: Option<i64>) -> Result
         ));
     }
     if !pending.is_empty() {
+        must_fire_triggers(connection).await?;
         record::make_table(connection).await?;
     }
     let mut done = Vec::with_capacity(pending.len());
@@ -192,6 +195,7 @@ async fn apply(connection: &mut PgConnection, migration: &Migration) -> Result<D
 
 /// Records 001 to `at` as applied without running them.
 pub(super) async fn record_as_applied(connection: &mut PgConnection, at: i64) -> Result<(), StartError> {
+    must_fire_triggers(connection).await?;
     record::make_table(connection).await?;
     for migration in forwards().filter(|migration| migration.version <= at) {
         connection.skip(&MIGRATOR.table_name, migration).await.map_err(|error| failed(migration, &error))?;
@@ -276,7 +280,8 @@ pub(super) async fn connect_locked(options: &PgConnectOptions) -> Result<PgConne
 }
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StartError> {
-    let connection = options.connect().await.map_err(|error| {
+    let opened = connection::open(options, Purpose::Owner).await;
+    let connection = opened.map_err(|error| {
         let at = options
             .get_socket()
             .map_or_else(|| options.get_host().to_owned(), |socket| socket.display().to_string());
@@ -295,6 +300,10 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StartError>
         ))),
         _ => Ok(connection),
     }
+}
+
+async fn must_fire_triggers(connection: &mut PgConnection) -> Result<(), StartError> {
+    connection::must_fire_triggers(connection).await.map_err(|error| database(&error))
 }
 
 pub(super) async fn close(connection: PgConnection) -> Result<(), StartError> {

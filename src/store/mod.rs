@@ -1,17 +1,23 @@
 //! Everything that speaks SQL, and nothing else does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, Postgres, Row as _, Transaction};
+use sqlx::{Connection as _, Postgres, Row as _, Transaction};
 use tokio::time::timeout;
 
+use self::availability::Availability;
 use self::chain::Chain;
+use self::connection::{Connector, Purpose};
+use self::pool::Pool;
 use self::session::Session;
 use crate::error::Error;
 
 pub mod audit;
+pub mod availability;
 pub mod chain;
+pub mod connection;
 pub mod consents;
 pub mod customers;
 pub mod demo;
@@ -27,6 +33,7 @@ pub mod log;
 pub mod maintenance;
 pub mod migrations;
 mod plans;
+mod pool;
 pub mod schema;
 pub mod session;
 pub mod sessions;
@@ -36,49 +43,34 @@ pub mod waiting;
 
 /// How long a request waits for a database connection before it is told that the database is not available.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// PostgreSQL compiles statements that it expects to be long, and expects that of many where it knows nothing of the tables:
-/// it takes longer than all that the service asks for.
-const JIT: &str = "off";
+/// How long a session may take to answer before it goes back to its pool.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way to the database: reads and writes have connections of their own, so that neither starves the other.
 #[derive(Clone, Debug)]
 pub struct Store {
-    reads: PgPool,
-    writes: PgPool,
+    connector: Connector,
+    availability: Arc<Availability>,
+    reads: Pool,
+    writes: Pool,
+    sizes: PoolSizes,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PoolSizes {
+    reads: u32,
+    writes: u32,
 }
 
 impl Store {
     /// Prepares the pools; connections are made when they are needed.
     pub fn new(options: &PgConnectOptions, read_connections: u32, write_connections: u32) -> Self {
-        let options = options.clone().options([
-            ("statement_timeout", "5s"),
-            ("lock_timeout", "1s"),
-            ("idle_in_transaction_session_timeout", "10s"),
-            // A plan that is kept is one for the size that the tables had when it was made: these statements are few, and
-            // each is planned for what is there now.
-            ("plan_cache_mode", "force_custom_plan"),
-            ("jit", JIT),
-        ]);
-        let pool = |connections| {
-            PgPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .max_lifetime(Duration::from_mins(30))
-        };
-        let reads = pool(read_connections).connect_lazy_with(options.clone());
-        // A `begin()` that was cancelled hands its session back inside a transaction, where the next user's commit is
-        // taken for a savepoint's and lost. sqlx counts no open transaction then, so the session itself is asked:
-        // only inside a transaction is its start before the statement's. Such a session is closed.
-        let writes = pool(write_connections)
-            .after_release(|connection, _| {
-                Box::pin(async move {
-                    let outside = sqlx::raw_sql("select now() = statement_timestamp()");
-                    Ok(!connection.is_in_transaction() && outside.fetch_one(connection).await?.try_get(0)?)
-                })
-            })
-            .connect_lazy_with(options);
-        Self { reads, writes }
+        let availability = Arc::default();
+        let connector = Connector::new(options, &availability);
+        let sizes = PoolSizes { reads: read_connections, writes: write_connections };
+        let reads = Pool::new(read_pool(&connector, sizes), &availability);
+        let writes = Pool::new(write_pool(&connector, sizes), &availability);
+        Self { connector, availability, reads, writes, sizes }
     }
 
     /// A transaction, to be ended with [`settle`]. Call it only where nobody can cancel it: in a task of its own
@@ -87,27 +79,16 @@ impl Store {
         Ok(self.writes.begin().await?)
     }
 
-    /// A session outside the pools, with their settings, for whoever needs one all the time.
-    pub async fn connect(&self) -> sqlx::Result<PgConnection> {
-        within(ACQUIRE_TIMEOUT, self.session_options().connect()).await
+    /// Opens a connection outside the pools, for a task that needs one all the time.
+    pub async fn connect(&self, purpose: Purpose) -> sqlx::Result<PgConnection> {
+        self.availability.unless_lost(self.connector.open(purpose)).await
     }
 
     /// The same, for transactions one after the other.
     pub async fn chain(&self) -> sqlx::Result<Chain> {
-        Ok(Chain::on(self.connect().await?))
-    }
-
-    /// The few statements of such a session find rows by their keys, however many: planning them for each number of keys
-    /// takes longer than they do. So their plans are kept, and must be good whatever PostgreSQL knows of the tables: a scan
-    /// of a whole table is none for it, nor is a join that begins with one. The plans of triggers and foreign keys are the
-    /// session's too.
-    fn session_options(&self) -> PgConnectOptions {
-        (*self.writes.connect_options()).clone().options([
-            ("plan_cache_mode", "force_generic_plan"),
-            ("enable_seqscan", "off"),
-            ("enable_bitmapscan", "off"),
-            ("enable_mergejoin", "off"),
-        ])
+        // Counted first: a session that is opened during a loss is not used after it.
+        let losses = self.availability.losses();
+        Ok(Chain::on(self.connect(Purpose::Lane).await?, losses))
     }
 
     /// Reads on a session of their own, which is opened when it is first needed.
@@ -116,19 +97,32 @@ impl Store {
     }
 
     /// Whether the database answers.
-    pub async fn ping(&self) -> Result<(), Error> {
-        sqlx::query_scalar!("select 1 as one").fetch_one(&self.reads).await?;
-        Ok(())
+    pub fn availability(&self) -> &Availability {
+        &self.availability
+    }
+
+    /// Does the work unless the database is lost, or until it is.
+    pub async fn unless_lost<T, E: From<sqlx::Error>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.availability.unless_lost(work).await
     }
 
     /// The pools by name, for the metrics.
-    pub fn pools(&self) -> [(&'static str, &PgPool); 2] {
-        [("read", &self.reads), ("write", &self.writes)]
+    pub fn pools(&self) -> [(&'static str, PgPool); 2] {
+        [("read", self.reads.connections()), ("write", self.writes.connections())]
+    }
+
+    /// Leaves all pooled connections behind. Those that hang keep no place in the new pools.
+    fn renew_pools(&self) {
+        self.reads.replace(read_pool(&self.connector, self.sizes));
+        self.writes.replace(write_pool(&self.connector, self.sizes));
     }
 
     pub async fn close(&self) {
-        self.writes.close().await;
-        self.reads.close().await;
+        self.writes.connections().close().await;
+        self.reads.connections().close().await;
     }
 }
 
@@ -149,6 +143,30 @@ pub async fn settle<T>(
             Err(error)
         }
     }
+}
+
+fn pool_options(connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(connections).max_lifetime(Duration::from_mins(30))
+}
+
+fn read_pool(connector: &Connector, sizes: PoolSizes) -> PgPool {
+    connector.pool(Purpose::Reads, pool_options(sizes.reads))
+}
+
+/// A `begin()` that was cancelled hands its session back inside a transaction, where the next user's commit is taken for a
+/// savepoint's and lost. sqlx counts no open transaction then, so the session itself is asked: only inside a transaction is
+/// its start before the statement's. Such a session is closed, and so is one that turned read-only.
+fn write_pool(connector: &Connector, sizes: PoolSizes) -> PgPool {
+    let options = pool_options(sizes.writes).after_release(|connection, _| {
+        Box::pin(async move {
+            let usable = sqlx::raw_sql(
+                "select now() = statement_timestamp() and not current_setting('transaction_read_only')::boolean",
+            );
+            let usable = within(RELEASE_TIMEOUT, usable.fetch_one(&mut *connection)).await?.try_get(0)?;
+            Ok(usable && !connection.is_in_transaction())
+        })
+    });
+    connector.pool(Purpose::Writes, options)
 }
 
 /// What takes longer counts as not answered.

@@ -9,6 +9,7 @@ use sqlx::{Executor as _, PgConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::connection::Purpose;
 use super::following::Told;
 use super::plans::{self, PlanAge};
 use super::{Store, consents, following, keys, no_answer};
@@ -23,7 +24,8 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Session {
     store: Store,
-    connection: Option<(PgConnection, PlanAge)>,
+    /// With the number of losses of the database before it was opened.
+    connection: Option<(PgConnection, PlanAge, u64)>,
 }
 
 impl Session {
@@ -67,9 +69,20 @@ impl Session {
         &mut self,
         read: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Error>>,
     ) -> Result<T, Error> {
+        let store = self.store.clone();
+        store.unless_lost(self.ask(read)).await
+    }
+
+    async fn ask<T>(
+        &mut self,
+        read: impl for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, Error>>,
+    ) -> Result<T, Error> {
         let late = || Error::from(no_answer());
+        let losses = self.store.availability().losses();
         // A session that was there before may have been ended meanwhile: then a new one is worth a try.
-        if let Some((mut connection, mut plans)) = self.connection.take() {
+        if let Some((mut connection, mut plans, _)) =
+            self.connection.take_if(|(_, _, opened_after)| *opened_after == losses)
+        {
             let answered = timeout(LOOKUP_TIMEOUT, async {
                 if plans.is_over() {
                     connection.execute(plans::DISCARD).await?;
@@ -78,7 +91,7 @@ impl Session {
             });
             match answered.await {
                 Ok(Ok(found)) => {
-                    self.connection = Some((connection, plans));
+                    self.connection = Some((connection, plans, losses));
                     return Ok(found);
                 }
                 Ok(Err(Error::Unavailable(_))) => {}
@@ -86,9 +99,9 @@ impl Session {
                 Err(_) => return Err(late()),
             }
         }
-        let mut connection = self.store.connect().await?;
+        let mut connection = self.store.connect(Purpose::Lookups).await?;
         let found = timeout(LOOKUP_TIMEOUT, read(&mut connection)).await.map_err(|_| late())??;
-        self.connection = Some((connection, PlanAge::new()));
+        self.connection = Some((connection, PlanAge::new(), losses));
         Ok(found)
     }
 }

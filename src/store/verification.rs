@@ -3,23 +3,20 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use super::Store;
+use super::connection::{self, Purpose};
 use super::log::reading::StoredCheckpoint;
-use super::{JIT, Store};
 use crate::error::Error;
 
 /// A connection that sees the database as it is now, until it is closed. Meanwhile no file is rid of what was erased: old
 /// versions of rows, which somebody can still see, would be written into the new file.
 pub async fn snapshot(options: &PgConnectOptions) -> Result<PgConnection, Error> {
-    let mut connection = options
-        .clone()
-        .options([("statement_timeout", "0"), ("lock_timeout", "0"), ("jit", JIT)])
-        .connect()
-        .await?;
+    let mut connection = connection::open(options, Purpose::Verification).await?;
     // Asked for again and again: a statement that waited for it would itself be a reader from before, and those are what
     // the holder outlasts.
     while !sqlx::query_scalar!(

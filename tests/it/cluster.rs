@@ -204,6 +204,26 @@ impl OwnCluster {
         self.server = Some(server);
     }
 
+    /// Starts the stopped server as a standby without a primary: it can be read and is in recovery until it is promoted.
+    pub async fn start_as_standby(&mut self) {
+        let signal = self.directory.join("data/standby.signal");
+        self.account.private_file(&signal, "").expect("the file can be made");
+        self.server = Some(Server::spawn(self.postgres(), Signal::SIGQUIT).await.expect("postgres starts"));
+        for _ in 0..500 {
+            if self.owner.connect().await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("the standby does not start");
+    }
+
+    /// Runs a statement of the superuser.
+    pub async fn sql(&self, statement: &str) {
+        let mut owner = self.owner.connect().await.expect("the cluster answers");
+        execute(&mut owner, statement.to_owned()).await;
+    }
+
     fn postgres(&self) -> Command {
         let mut postgres = self.account.command(&self.programs.program("postgres"));
         postgres.arg("-D").arg(self.directory.join("data")).arg("-k").arg(&self.directory);

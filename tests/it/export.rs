@@ -171,7 +171,7 @@ async fn a_reader_who_does_not_read_holds_no_connection_and_is_waited_for() {
     let first = export.frame().await.expect("something").expect("it arrives").into_data().expect("lines");
     let read = first.lines().count();
     // The next pages are read ahead, and then the connections are idle.
-    let (_, reads) = service.store.pools()[0];
+    let [(_, reads), _] = service.store.pools();
     let mut waited = 0;
     while reads.num_idle() < usize::try_from(reads.size()).expect("few") {
         waited += 1;

@@ -17,6 +17,8 @@ enum Way {
     Cut,
     /// Nothing goes through, and nobody is told.
     Hanging,
+    /// Nothing goes through the connections of before, and new ones work.
+    HalfOpen,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,10 @@ impl Proxy {
         self.way.send_replace(Way::Hanging);
     }
 
+    pub fn half_open(&self) {
+        self.way.send_replace(Way::HalfOpen);
+    }
+
     pub fn mend(&self) {
         self.way.send_replace(Way::Open);
     }
@@ -81,17 +87,18 @@ async fn pass(mut client: tokio::net::TcpStream, socket: PathBuf, mut way: watch
     if way.wait_for(|way| *way != Way::Hanging).await.is_ok_and(|way| *way == Way::Cut) {
         return;
     }
+    let is_new = *way.borrow() == Way::HalfOpen;
     let Ok(mut server) = UnixStream::connect(socket).await else { return };
     loop {
         let now = *way.borrow_and_update();
         match now {
             Way::Cut => return,
-            Way::Hanging => {
+            Way::Hanging | Way::HalfOpen if now == Way::Hanging || !is_new => {
                 if way.changed().await.is_err() {
                     return;
                 }
             }
-            Way::Open => tokio::select! {
+            Way::Open | Way::HalfOpen | Way::Hanging => tokio::select! {
                 _ = copy_bidirectional(&mut client, &mut server) => return,
                 changed = way.changed() => if changed.is_err() { return },
             },

@@ -117,7 +117,8 @@ async fn the_database_may_go_away_and_come_back() {
             assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
         }
         let ready = service.get("/readyz").no_key().send().await.expect(200).json();
-        assert_eq!(ready["dependencies"][0], json!({"name": "database", "condition": "down"}));
+        assert_eq!(ready["dependencies"][0]["name"], "database");
+        assert_eq!(ready["dependencies"][0]["condition"], "down");
         service.get("/livez").no_key().send().await.expect(200);
 
         cluster.start_again().await;

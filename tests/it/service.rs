@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
+use consentd::app::tasks::heartbeat;
 use consentd::cache::follow::Follower;
 use consentd::cache::freshness::Moment;
 use consentd::cache::{Bounds, Cache};
@@ -35,6 +36,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
@@ -54,6 +56,8 @@ pub struct Service {
     pub outside: tempfile::TempDir,
     pub owner: PgConnectOptions,
     _lanes: Lanes,
+    /// Finds out whether the database is there.
+    _heartbeat: Heartbeat,
     /// Dropped with the service.
     _database: Option<TestDatabase>,
     pub operator: String,
@@ -65,6 +69,14 @@ pub struct Service {
 struct Following {
     sessions_ended: Arc<AtomicU32>,
     tasks: [JoinHandle<()>; 2],
+}
+
+struct Heartbeat(JoinHandle<()>);
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Drop for Following {
@@ -287,6 +299,8 @@ impl Service {
         let health = Arc::new(Health::default());
         health.set_serving(true);
         let cache = Arc::new(Cache::new(&store, Bounds { customers: 1000, max_stale }, &health));
+        let beats = heartbeat::watch(store.clone(), Arc::clone(&health), CancellationToken::new());
+        let heartbeat = Heartbeat(tokio::spawn(beats));
         let (writer, lanes) =
             Writer::start(&store, &cache, keys.writers.first(), NonZeroU16::new(2).expect("two lanes"));
         let state = AppState::from(Parts {
@@ -323,6 +337,7 @@ impl Service {
             outside: tempfile::tempdir().expect("a directory can be made"),
             owner,
             _lanes: lanes,
+            _heartbeat: heartbeat,
             _database: None,
             operator: operator.expect("a key is made"),
             clock,

@@ -19,7 +19,7 @@ pub async fn sweep(store: Store, writer: Writer, clock: Clock, interval: Duratio
         if !clock.is_tolerable() {
             continue;
         }
-        let failure = match sweep_once(&store, &writer).await {
+        let failure = match store.unless_lost(sweep_once(&store, &writer)).await {
             Ok(None) => None,
             Ok(Some(swept)) => {
                 telemetry::expiries_recorded(swept.recorded);

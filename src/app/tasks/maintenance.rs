@@ -18,13 +18,13 @@ pub async fn maintain(store: Store, clock: Clock, stop: CancellationToken) {
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "could not make partitions of inference_logs"),
         }
-        if let Err(error) = ops::idempotency::forget(&store, now).await {
+        if let Err(error) = store.unless_lost(ops::idempotency::forget(&store, now)).await {
             tracing::warn!(%error, "could not delete old idempotent answers");
         }
-        if let Err(error) = ops::sessions::forget(&store, now).await {
+        if let Err(error) = store.unless_lost(ops::sessions::forget(&store, now)).await {
             tracing::warn!(%error, "could not delete the console's old login sessions");
         }
-        if let Err(error) = ops::links::maintain(&store, now).await {
+        if let Err(error) = store.unless_lost(ops::links::maintain(&store, now)).await {
             tracing::warn!(%error, "could not maintain the links to the customers' page");
         }
         if !sleep_or_stop(Duration::from_hours(1), &stop).await {

@@ -40,7 +40,6 @@ pub async fn measure(
             telemetry::component_faults(component.name(), faults);
         }
         telemetry::clock_difference(cache.clock.get());
-        telemetry::database_up(store.ping().await.is_ok());
         for (name, pool) in store.pools() {
             let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
             telemetry::pool_connections(name, idle, pool.size().saturating_sub(idle));

@@ -271,7 +271,7 @@ pub async fn change_customer(
     params.finish()?;
     caller.must_be_operator()?;
     let now = (state.clock)();
-    let customer = detached(async move {
+    let customer = detached(state.store.clone(), async move {
         let customer = ops::customers::change(&state.store, customer_id, &body.value, now).await?;
         state.cache.keys_changed();
         Ok(customer)

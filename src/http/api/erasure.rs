@@ -197,7 +197,11 @@ pub async fn erase_customer_data(
     let by = origin.attribution(input.on_behalf_of, Some(input.reason));
     let (store, keys) = (state.store.clone(), Arc::clone(&state.log_keys));
     let logged =
-        detached(async move { ops::erasure::request(&store, &keys, &request, &by, now).await }).await?;
+        detached(
+            store.clone(),
+            async move { ops::erasure::request(&store, &keys, &request, &by, now).await },
+        )
+        .await?;
     let done = carried_out(&state, &logged.audit_ids).await?;
     let view = ErasureView {
         customer_id,

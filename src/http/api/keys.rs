@@ -224,7 +224,7 @@ pub async fn revoke_api_key(
     _: NoBody,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    detached(async move {
+    detached(state.store.clone(), async move {
         ops::keys::revoke(&state.store, &caller.principal, key_id).await?;
         state.cache.keys_changed();
         Ok(())

@@ -175,6 +175,9 @@ pub async fn revoke_consent_link(
     params.finish()?;
     caller.must_reach(customer_id)?;
     let now = (state.clock)();
-    detached(async move { ops::links::revoke(&state.store, customer_id, link_id, now).await }).await?;
+    detached(state.store.clone(), async move {
+        ops::links::revoke(&state.store, customer_id, link_id, now).await
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

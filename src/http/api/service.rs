@@ -83,7 +83,6 @@ pub async fn livez() -> &'static str {
     security(()),
 )]
 pub async fn readyz(State(state): State<AppState>) -> Response {
-    let database_is_up = state.store.ping().await.is_ok();
     let log_is_forked = state.log.get().fork.is_some();
     let mut dependencies: Vec<_> = Component::ALL
         .into_iter()
@@ -92,8 +91,7 @@ pub async fn readyz(State(state): State<AppState>) -> Response {
                 Component::AuditLog if log_is_forked => Some(FORKED.into()),
                 component => state.health.fault(component),
             };
-            let is_up = detail.is_none() && (component != Component::Database || database_is_up);
-            Dependency { name: component.name(), condition: Condition::of(is_up), detail }
+            Dependency { name: component.name(), condition: Condition::of(detail.is_none()), detail }
         })
         .collect();
     let panicked = state.health.panicked_tasks();

@@ -177,7 +177,7 @@ pub async fn create(
     form.finish()?;
     let new = NewKey { customer_id, key_name, scopes, kind, rate_limit_override_rpm: None, expires_at };
     let store = state.store.clone();
-    let (record, secret) = detached(async move {
+    let (record, secret) = detached(state.store.clone(), async move {
         let mut transaction = store.begin().await?;
         let made = ops::keys::create(&mut transaction, new, now).await;
         settle(transaction, made).await
@@ -197,7 +197,7 @@ pub async fn rotate(
     form.finish()?;
     let now = (state.clock)();
     let (store, principal) = (state.store.clone(), visitor.principal.clone());
-    let rotated = detached(async move {
+    let rotated = detached(state.store.clone(), async move {
         let mut transaction = store.begin().await?;
         let overlap = TimeDelta::seconds(overlap);
         let made = ops::keys::rotate(&mut transaction, &principal, key_id, overlap, now).await;
@@ -237,7 +237,7 @@ pub async fn revoke(
         let detail = "say that you are sure: a key that is revoked never works again";
         return Err(Error::InvalidParameters(vec![Fault::parameter("sure", "required", detail)]).into());
     }
-    detached(async move {
+    detached(state.store.clone(), async move {
         ops::keys::revoke(&state.store, &visitor.principal, key_id).await?;
         state.cache.keys_changed();
         Ok(())

@@ -51,7 +51,8 @@ pub async fn record(
     let by = visitor.origin.clone().attribution(None, filter);
     let (store, keys, now) =
         (state.store.clone(), std::sync::Arc::clone(&state.log_keys), state.entry_time());
-    detached(async move { access::record(&store, &keys, &what, customer_id, &by, now).await }).await
+    detached(store.clone(), async move { access::record(&store, &keys, &what, customer_id, &by, now).await })
+        .await
 }
 
 /// Records the wish, and shows the page again with what was masked.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZeroU16;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::domain::WriterKey;
 use crate::error::Error;
 use crate::ops::log::vouching;
 use crate::store::Store;
+use crate::store::availability::Availability;
 use crate::store::chain::Chain;
 use crate::store::consents::{self, Locked, NewEntry};
 
@@ -45,13 +47,27 @@ const HELD_FOR: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long a session stays in a transaction in which nothing is done.
 const BEGUN_FOR: Duration = Duration::from_millis(100);
-/// A little longer than the database lets a statement take: a session that says nothing for so long is given up.
-const PATIENCE: Duration = Duration::from_secs(6);
+/// Callers wait for a transaction for this long.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+/// The lane waits for it longer, a little longer in all than the database lets a statement take. Then it gives the session
+/// up.
+const RUNS_ON_FOR: Duration = Duration::from_secs(5);
+/// A transaction from before a loss of the database may still end this long after it.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// Takes decisions, to be written in the order in which they came.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    lanes: Arc<[mpsc::Sender<Item>]>,
+    store: Store,
+    lanes: Arc<[Entrance]>,
+}
+
+/// The way into a lane.
+#[derive(Clone, Debug)]
+struct Entrance {
+    queue: mpsc::Sender<Item>,
+    /// Whether the lane's session answers.
+    session: Arc<Availability>,
 }
 
 /// The lanes of a [`Writer`] at work.
@@ -74,34 +90,49 @@ impl Writer {
         let (lanes, tasks) = (0..lanes.get())
             .map(|_| {
                 let (sender, queue) = mpsc::channel(QUEUE + RESERVE);
+                let availability = Arc::<Availability>::default();
+                let entrance = Entrance { queue: sender, session: Arc::clone(&availability) };
                 let (store, cache, key) = (store.clone(), Arc::clone(cache), key.cloned());
-                let lane = Lane { store, cache, key, session: None, queue, drained: false, held: Vec::new() };
-                (sender, tokio::spawn(lane.run(stop.clone())))
+                let (session, held) = (None, Vec::new());
+                let lane = Lane { store, cache, key, session, availability, queue, drained: false, held };
+                (entrance, tokio::spawn(lane.run(stop.clone())))
             })
             .collect::<(Vec<_>, Vec<_>)>();
-        (Self { lanes: lanes.into() }, Lanes { stop, tasks })
+        (Self { store: store.clone(), lanes: lanes.into() }, Lanes { stop, tasks })
     }
 
     /// Applies a decision: the consent and its audit entry are both durable when this returns, or neither exists. Once it
     /// is queued, which the first poll does, it is carried out whether or not somebody waits for the outcome.
+    ///
+    /// While the database does not answer, nothing is queued and nobody waits: a decision that is queued then is not
+    /// carried out, and the outcome of one that is under way is not known.
     pub async fn submit(&self, request: Request) -> Result<Outcome, Error> {
-        let (answer, outcome) = oneshot::channel();
         let lane = self.lane(request.customer_id);
-        // Requests that come together may each find the last place: they take a few of the reserve.
-        if lane.capacity() <= RESERVE && !request.decision.is_withdrawal() {
-            return Err(Error::Overloaded);
-        }
-        lane.try_send(Item { request, answer, held_since: None }).map_err(|refusal| match refusal {
-            TrySendError::Full(_) => Error::Overloaded,
-            TrySendError::Closed(_) => Error::Unavailable("the service is stopping".to_owned()),
-        })?;
-        let lost = |_| Error::Unavailable("the write was given up".to_owned());
-        outcome.await.map_err(lost)?
+        let losses = self.losses(lane);
+        let answered = async {
+            // Requests that come together may each find the last place: they take a few of the reserve.
+            if lane.queue.capacity() <= RESERVE && !request.decision.is_withdrawal() {
+                return Err(Error::Overloaded);
+            }
+            let (answer, outcome) = oneshot::channel();
+            let item = Item { request, answer, held_since: None, losses };
+            lane.queue.try_send(item).map_err(|refusal| match refusal {
+                TrySendError::Full(_) => Error::Overloaded,
+                TrySendError::Closed(_) => Error::Unavailable("the service is stopping".to_owned()),
+            })?;
+            let lost = |_| Error::Unavailable("the write was given up".to_owned());
+            outcome.await.map_err(lost)?
+        };
+        self.store.unless_lost(lane.session.unless_lost(answered)).await
+    }
+
+    fn losses(&self, lane: &Entrance) -> Losses {
+        Losses { database: self.store.availability().losses(), session: lane.session.losses() }
     }
 
     /// One customer, one lane: that keeps the order. A batch is one transaction on one database; were the customers
     /// spread over several, the lane would have to be one of those of the customer's database.
-    fn lane(&self, customer_id: Uuid) -> &mpsc::Sender<Item> {
+    fn lane(&self, customer_id: Uuid) -> &Entrance {
         let mut hasher = DefaultHasher::new();
         customer_id.hash(&mut hasher);
         let number = hasher.finish() % self.lanes.len() as u64;
@@ -127,6 +158,15 @@ struct Item {
     answer: oneshot::Sender<Result<Outcome, Error>>,
     /// Since when its consent is found to be held by somebody else.
     held_since: Option<Instant>,
+    /// The losses before it was queued.
+    losses: Losses,
+}
+
+/// Counts of how often the database, and the session of a lane, did not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Losses {
+    database: u64,
+    session: u64,
 }
 
 impl Item {
@@ -141,6 +181,8 @@ struct Lane {
     cache: Arc<Cache>,
     key: Option<WriterKey>,
     session: Option<Chain>,
+    /// Of the session, for those who wait for it.
+    availability: Arc<Availability>,
     queue: mpsc::Receiver<Item>,
     /// The queue is closed, and nothing is left in it.
     drained: bool,
@@ -271,10 +313,26 @@ impl Lane {
     }
 
     async fn work(&mut self, batch: Vec<Item>) {
+        let batch = self.without_lost(batch);
+        if batch.is_empty() {
+            return;
+        }
         match self.attempt(&batch).await {
             Err(Failure::Refused(_) | Failure::Blocked) if batch.len() > 1 => self.work_on_each(batch).await,
             outcome => self.settle(batch, outcome),
         }
+    }
+
+    /// Drops the decisions that were queued before a loss. Their callers were answered 503, and may have decided
+    /// otherwise since.
+    fn without_lost(&self, batch: Vec<Item>) -> Vec<Item> {
+        let losses =
+            Losses { database: self.store.availability().losses(), session: self.availability.losses() };
+        let (batch, lost): (Vec<_>, Vec<_>) = batch.into_iter().partition(|item| item.losses == losses);
+        for item in lost {
+            item.answer(Err(Error::Unavailable("the database did not answer".to_owned())));
+        }
+        batch
     }
 
     /// The same, each item by itself: whoever spoils a batch fails alone.
@@ -314,7 +372,8 @@ impl Lane {
     }
 
     async fn attempt_under(&mut self, batch: &[Item], conditions: Conditions) -> Result<Settled, Failure> {
-        if let Some(session) = self.session.take() {
+        let availability = self.store.availability();
+        if let Some(session) = self.session.take_if(|session| !session.is_outdated(availability)) {
             match self.attempt_on(session, batch, conditions).await {
                 // It ended while it lay idle, with the database perhaps, which may be back by now.
                 Err(Failure::NotBegun(_)) => {}
@@ -333,10 +392,11 @@ impl Lane {
         batch: &[Item],
         conditions: Conditions,
     ) -> Result<Settled, Failure> {
+        let losses = session.losses();
         let transaction = transact(&mut session, self.key.as_ref(), batch, conditions);
         let transaction = self.cache.health.catch_panic(TASK, transaction);
-        match timeout(PATIENCE, transaction).await {
-            Ok(Ok(outcome)) => {
+        match self.outlast(transaction, losses).await {
+            Some(Ok(outcome)) => {
                 if matches!(
                     outcome,
                     Ok(_) | Err(Failure::Refused(_) | Failure::Blocked | Failure::DrawnTwice)
@@ -346,9 +406,30 @@ impl Lane {
                 outcome
             }
             // Nothing can panic once COMMIT is sent.
-            Ok(Err(_)) => Err(Failure::Refused(Error::Internal("a write panicked".to_owned()))),
-            Err(_) => Err(Failure::Unknown("the database does not answer".to_owned())),
+            Some(Err(_)) => Err(Failure::Refused(Error::Internal("a write panicked".to_owned()))),
+            None => Err(Failure::Unknown("the database does not answer".to_owned())),
         }
+    }
+
+    /// Waits for the end of a transaction. Callers wait for a second; what comes after that is refused until it has ended.
+    /// `None`: its end is not known.
+    async fn outlast<T>(&self, transaction: impl Future<Output = T>, losses: u64) -> Option<T> {
+        let mut transaction = pin!(transaction);
+        if let Ok(ended) = timeout(ANSWERED_WITHIN, &mut transaction).await {
+            return Some(ended);
+        }
+        self.availability.lose("a write takes longer than a second: its outcome is not known yet");
+        // Where the database is back and the session is still silent, it is the session that is lost.
+        let back = async {
+            self.store.availability().restored_since(losses).await;
+            sleep(GRACE).await;
+        };
+        let ended = tokio::select! {
+            ended = timeout(RUNS_ON_FOR, transaction) => ended.ok(),
+            () = back => None,
+        };
+        self.availability.restore();
+        ended
     }
 
     fn settle(&mut self, batch: Vec<Item>, outcome: Result<Settled, Failure>) {

@@ -141,7 +141,8 @@ impl Sealer {
     /// Follows, appends and signs, as far as there is something to do.
     pub async fn round(&mut self, now: DateTime<Utc>) -> Result<Round, Error> {
         let mut round = Round::default();
-        match self.act(&mut round, now).await {
+        let store = self.store.clone();
+        match store.unless_lost(self.act(&mut round, now)).await {
             Ok(()) => {}
             Err(Halt::Failed(Error::DamagedLog(why)) | Halt::Forked(why)) => {
                 self.set_forked(&why, now).await?;
