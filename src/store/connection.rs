@@ -15,7 +15,7 @@ use super::availability::Availability;
 use super::{ACQUIRE_TIMEOUT, within};
 
 /// The settings of every connection. `synchronous_commit` and `transaction_timeout` are set besides.
-const SETTINGS: [(&str, &str); 18] = [
+const SETTINGS: [(&str, &str); 19] = [
     ("search_path", "pg_catalog, pg_temp"),
     ("client_encoding", "UTF8"),
     ("standard_conforming_strings", "on"),
@@ -34,6 +34,8 @@ const SETTINGS: [(&str, &str); 18] = [
     ("default_transaction_read_only", "off"),
     ("default_transaction_deferrable", "off"),
     ("idle_session_timeout", "0"),
+    // Short statements gain nothing from being compiled, which takes longer than they do.
+    ("jit", "off"),
 ];
 
 /// How long a statement of a request waits for a lock.
