@@ -44,6 +44,12 @@ impl PgBouncer {
         account.private_file(&directory.join("ini"), &settings).expect("a file");
         let users = format!("\"{}\" \"\"\n", options.get_username());
         account.private_file(&directory.join("users"), &users).expect("a file");
+        let options = PgConnectOptions::new_without_pgpass()
+            .socket(&directory)
+            .port(6432)
+            .username(options.get_username())
+            .database(options.get_database().expect("a database"))
+            .ssl_mode(PgSslMode::Disable);
         let process = account
             .command(program)
             .arg("--quiet")
@@ -53,15 +59,11 @@ impl PgBouncer {
             .stderr(Stdio::inherit())
             .spawn()
             .expect("PgBouncer starts");
-        let options = PgConnectOptions::new_without_pgpass()
-            .socket(&directory)
-            .port(6432)
-            .username(options.get_username())
-            .database(options.get_database().expect("a database"))
-            .ssl_mode(PgSslMode::Disable);
+        // It is ended with this value, whatever comes.
+        let pooler = Self { process, directory, options };
         for _ in 0..250 {
-            if directory.join(".s.PGSQL.6432").exists() {
-                return Some(Self { process, directory, options });
+            if pooler.directory.join(".s.PGSQL.6432").exists() {
+                return Some(pooler);
             }
             sleep(Duration::from_millis(20)).await;
         }

@@ -117,7 +117,8 @@ async fn while_the_database_is_silent_a_denial_is_at_once_and_a_yes_lasts_as_lon
         let denial = there.get(&check(scene.denied)).send().await.expect(200).json();
         assert_eq!(denial["allowed"], false);
         // Until it is known, one look-up waits.
-        assert!(hung.elapsed() - asked < A_SECOND, "a denial took {:?}", hung.elapsed() - asked);
+        let took = hung.elapsed().saturating_sub(asked);
+        assert!(took < A_SECOND, "a denial took {took:?}");
         let answer = there.get(&check(scene.allowed)).send().await;
         if answer.status == 200 {
             assert_eq!(answer.json()["allowed"], true);
@@ -127,7 +128,7 @@ async fn while_the_database_is_silent_a_denial_is_at_once_and_a_yes_lasts_as_lon
         sleep(Duration::from_millis(20)).await;
     }
     // Followed last a moment before.
-    assert!(last_yes > Service::MAX_STALE - Duration::from_secs(1), "the last yes was after {last_yes:?}");
+    assert!(last_yes + Duration::from_secs(1) > Service::MAX_STALE, "the last yes was after {last_yes:?}");
     let asked = Instant::now();
     for _ in 0..20 {
         there.get(&check(scene.denied)).send().await.expect(200);
