@@ -72,7 +72,7 @@ clean: ## Remove what was built and the tools that were installed; data stays
 ##@ What CI does
 
 .PHONY: ci
-ci: fmt locks clippy doc deny scripts spec spec-diff docker-lint sqlx-check test foreign schemathesis clients browser-test ## Everything below, and the tests
+ci: fmt locks clippy doc deny scripts spec spec-diff docker-lint sqlx-check test postgres-versions foreign schemathesis clients browser-test ## Everything below, and the tests
 
 .PHONY: fmt
 fmt: ## The code is formatted
@@ -99,7 +99,7 @@ deny: $(CARGO_DENY) ## Dependencies: licences, bans, sources
 
 .PHONY: scripts
 scripts: $(PYTHON_TOOLS) ## The shell scripts have no trap that shellcheck knows
-	$(VENV)/bin/shellcheck .ci/run .ci/run-tests .ci/with-postgres .ci/with-database .ci/query-metadata .ci/schemathesis .ci/foreign .ci/clients .ci/browser \
+	$(VENV)/bin/shellcheck .ci/run .ci/run-tests .ci/with-postgres .ci/with-database .ci/query-metadata .ci/schemathesis .ci/foreign .ci/clients .ci/browser .ci/postgres-versions \
 	  deploy/compose/make-secrets deploy/compose/roles.sh
 
 .PHONY: sqlx-check
@@ -121,6 +121,10 @@ spec-diff: $(NODE_TOOLS) ## openapi/openapi.json breaks nothing that openapi/rel
 .PHONY: schemathesis
 schemathesis: $(PYTHON_TOOLS) ## A running service keeps to its document, whatever is sent
 	@.ci/with-postgres .ci/schemathesis
+
+.PHONY: postgres-versions
+postgres-versions: $(PYTHON_TOOLS) $(NODE_TOOLS) ## The program works on the oldest and the newest PostgreSQL that it supports
+	@.ci/postgres-versions $(ARGS)
 
 .PHONY: foreign
 foreign: $(PYTHON_TOOLS) ## Packages that are not ours verify an export of the audit log
@@ -158,7 +162,7 @@ fuzz: ## Every parser of outside bytes, a minute each (needs cargo-fuzz)
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The tools.
 

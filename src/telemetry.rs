@@ -46,6 +46,7 @@ const DATABASE_UP: &str = "consentd_database_up";
 const TASK_PANICS: &str = "consentd_task_panics_total";
 const COMPONENT_FAULTS: &str = "consentd_component_faults_total";
 const CLOCK_DIFFERENCE: &str = "consentd_clock_difference_seconds";
+const UNREADABLE_VALUES: &str = "consentd_unreadable_values_total";
 const SWEEP_LAST_RUN: &str = "consentd_expiry_sweep_last_run_timestamp_seconds";
 const SWEEP_ENTRIES: &str = "consentd_expiry_sweep_entries_total";
 const SWEEP_FAILURES: &str = "consentd_expiry_sweep_failures_total";
@@ -249,6 +250,11 @@ fn describe() {
         "The database's clock minus this replica's: beyond 60 it allows nothing more and records no expiry"
     );
     describe_counter!(TASK_PANICS, Unit::Count, "Panics of background tasks, each of which was restarted");
+    describe_counter!(
+        UNREADABLE_VALUES,
+        Unit::Count,
+        "Values read from the database that another program stored and this one cannot read"
+    );
     describe_gauge!(
         SWEEP_LAST_RUN,
         Unit::Seconds,
@@ -267,6 +273,7 @@ fn describe() {
     counter!(DOWNLOADS_CUT).absolute(0);
     audit::describe();
     cache::describe();
+    counter!(UNREADABLE_VALUES).absolute(0);
     counter!(SWEEP_ENTRIES).absolute(0);
     counter!(SWEEP_FAILURES).absolute(0);
 }
@@ -284,6 +291,11 @@ pub fn clock_difference(difference: TimeDelta) {
 /// The panics of a background task since the start.
 pub fn task_panics(task: &'static str, panics: u64) {
     metrics::counter!(TASK_PANICS, "task" => task).absolute(panics);
+}
+
+/// The unreadable values since the start.
+pub fn unreadable_values(values: u64) {
+    metrics::counter!(UNREADABLE_VALUES).absolute(values);
 }
 
 /// Whether the database answered when it was last asked.

@@ -51,6 +51,10 @@ impl AuditAction {
             Self::Erased => "erased",
         }
     }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.as_str() == name)
+    }
 }
 
 /// A consent as an entry tells it, before or after the change.
@@ -63,9 +67,9 @@ pub struct ConsentState {
     pub anonymization_level: AnonymizationLevel,
     #[schema(max_length = 64, example = "2026-01")]
     pub policy_version: Option<String>,
-    #[serde(serialize_with = "instant::serialize")]
+    #[serde(default, serialize_with = "instant::serialize", deserialize_with = "instant::deserialize")]
     pub expires_at: Option<DateTime<Utc>>,
-    #[serde(serialize_with = "instant::serialize")]
+    #[serde(default, serialize_with = "instant::serialize", deserialize_with = "instant::deserialize")]
     pub consent_granted_at: Option<DateTime<Utc>>,
 }
 
@@ -91,7 +95,7 @@ impl ConsentState {
 }
 
 /// One change of one customer's consent.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditEntry {
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 4711)]
     pub audit_id: i64,
@@ -133,11 +137,38 @@ pub struct AuditEntry {
     #[schema(max_length = 128)]
     pub request_id: Option<String>,
     pub timestamp: DateTime<Utc>,
+    /// The fields that hold no readable value: something other than this service wrote them. `previous` and `current` are
+    /// absent then; a tier is given as `none`, an action as `updated`. Absent when every field is readable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<EntryField>,
+}
+
+/// A field of an entry that can hold an unreadable value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryField {
+    Action,
+    PreviousTier,
+    NewTier,
+    Previous,
+    Current,
+}
+
+impl EntryField {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Action => "action",
+            Self::PreviousTier => "previous_tier",
+            Self::NewTier => "new_tier",
+            Self::Previous => "previous",
+            Self::Current => "current",
+        }
+    }
 }
 
 impl AuditEntry {
-    /// The consent after the change. An entry from before the trail tells the tier alone: the rest is read in the most
-    /// private way.
+    /// The consent after the change. An entry from before the trail tells the tier alone, and so does one with an unreadable
+    /// state: the rest is read in the most private way.
     pub fn state(&self) -> ConsentState {
         self.current
             .as_ref()
@@ -146,7 +177,7 @@ impl AuditEntry {
 }
 
 /// What is in the audit log beside the changes of consents.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditEvent {
     /// Numbered together with the entries.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, example = 4712)]
@@ -154,6 +185,7 @@ pub struct AuditEvent {
     pub kind: EventKind,
     /// Whom it is about; null when it is about many, or about the log itself.
     pub customer_id: Option<Uuid>,
+    /// `{"unreadable": true}` when something other than this service wrote details that cannot be read.
     /// Of `pii.erased`: `legal_basis`, `fields`, and `entries` as ranges of audit ids. Of `log.opened`: the log's `origin`,
     /// and where the log before it ended. Of `pii.read`: `what` was looked at; by
     /// which filter is in `change_reason`, since it may tell of a person.

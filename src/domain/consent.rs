@@ -37,6 +37,10 @@ impl ConsentTier {
             Self::Research => "research",
         }
     }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tier| tier.as_str() == name)
+    }
 }
 
 /// How far what is kept must be anonymised: `full` removes all that tells of persons and places, `none` removes nothing.
@@ -62,6 +66,10 @@ impl AnonymizationLevel {
             Self::Minimal => "minimal",
             Self::None => "none",
         }
+    }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.as_str() == name)
     }
 }
 
@@ -477,8 +485,10 @@ pub fn expire(current: &ConsentRecord, now: DateTime<Utc>) -> Option<Change> {
     })
 }
 
-/// The time of a customer's next entry: never before its predecessor's, whatever the replicas' clocks say.
+/// The time of a customer's next entry: never before its predecessor's, whatever the replicas' clocks say. A predecessor at the
+/// end of the calendar, which no clock shows, does not count: no change could follow it, not even a withdrawal.
 pub fn next_time(now: DateTime<Utc>, previous: Option<DateTime<Utc>>) -> DateTime<Utc> {
     let now = now.trunc_subsecs(6);
+    let previous = previous.filter(|previous| *previous < instant::CALENDAR_END);
     previous.map_or(now, |previous| now.max(previous + TimeDelta::microseconds(1)))
 }

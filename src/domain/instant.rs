@@ -2,8 +2,18 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, Datelike as _, SecondsFormat, SubsecRound as _, TimeDelta, Timelike as _, Utc};
-use serde::Serializer;
+use chrono::{
+    DateTime, Datelike as _, ParseError, SecondsFormat, SubsecRound as _, TimeDelta, Timelike as _, Utc,
+};
+use serde::{Deserialize as _, Deserializer, Serializer};
+
+/// The first instant that can be written: the database brings earlier ones up to it.
+pub const CALENDAR_START: DateTime<Utc> =
+    DateTime::from_timestamp(-62_135_596_800, 0).expect("the year 1 is within chrono's range");
+
+/// The last instant that can be written: the database brings later ones down to it, `infinity` among them.
+pub const CALENDAR_END: DateTime<Utc> =
+    DateTime::from_timestamp(253_402_300_799, 999_999_000).expect("the year 9999 is within chrono's range");
 
 /// Returns an instant as PostgreSQL keeps it: without a fraction of a microsecond, and without a leap second, which is
 /// counted as POSIX counts it, as the first second of the next minute.
@@ -48,6 +58,23 @@ pub fn serialize<S: Serializer>(time: &Option<DateTime<Utc>>, serializer: S) -> 
         Some(time) => serializer.serialize_str(&written(*time, &mut Buffer::default())),
         None => serializer.serialize_none(),
     }
+}
+
+/// Reads an instant that the database wrote into JSON. One outside the calendar counts as the nearest one in it.
+pub fn read(text: &str) -> Result<DateTime<Utc>, ParseError> {
+    // RFC 3339 has no such year, and chrono expects a sign before it.
+    let has_long_year = text
+        .split_once('-')
+        .is_some_and(|(year, _)| year.len() > 4 && year.bytes().all(|b| b.is_ascii_digit()));
+    if has_long_year {
+        return Ok(CALENDAR_END);
+    }
+    text.parse().map(|time: DateTime<Utc>| time.clamp(CALENDAR_START, CALENDAR_END))
+}
+
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let text = Option::<std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+    text.map(|text| read(&text)).transpose().map_err(serde::de::Error::custom)
 }
 
 /// Writes an instant of the years 0 to 9999 which is in no leap second, to the microsecond: all that PostgreSQL holds and

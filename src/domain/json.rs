@@ -40,6 +40,20 @@ impl<'o> Object<'o> {
         self
     }
 
+    /// Texts of this program's own, in which nothing is to be escaped.
+    pub fn words(&mut self, name: &'static str, words: impl Iterator<Item = &'static str>) -> &mut Self {
+        let out = self.name(name);
+        out.push(b'[');
+        for (index, word) in words.enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            plain(word, out);
+        }
+        out.push(b']');
+        self
+    }
+
     pub fn text(&mut self, name: &'static str, text: Option<&str>) -> &mut Self {
         let out = self.name(name);
         match text {

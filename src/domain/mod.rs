@@ -14,7 +14,7 @@ mod permission;
 mod writer_key;
 
 pub use api_key::{ApiKey, ApiKeyRecord, Authenticated, KeyFault, KeyHash, KeyKind, Principal, Scope};
-pub use audit::{AuditAction, AuditEntry, AuditEvent, ConsentState, EventKind};
+pub use audit::{AuditAction, AuditEntry, AuditEvent, ConsentState, EntryField, EventKind};
 pub use consent::{
     AnonymizationLevel, Change, Consent, ConsentRecord, ConsentStatus, ConsentTier, ConsentView,
     MAX_EXPIRY_YEARS, Precondition, Proposal, Refusal, decide, expire, next_time,

@@ -14,7 +14,7 @@ use crate::store::erasure::{self, Reached};
 use crate::store::links;
 use crate::store::log::entries::{self, StoredEntry};
 use crate::store::log::sealing;
-use crate::store::{Store, settle};
+use crate::store::{Store, foreign, settle};
 use crate::tlog::Hash;
 use crate::tlog::tree::leaf_hash;
 
@@ -106,14 +106,19 @@ pub async fn log(
     Ok(audit_id)
 }
 
-/// Carries out the erasures that are sealed, and answers how many there were.
+/// Carries out the erasures that are sealed, and answers how many there were. An unreadable one stops none of the others.
 pub async fn carry_out(store: &Store, now: DateTime<Utc>) -> Result<u64, Error> {
     let mut done = 0;
+    let mut after = 0;
     loop {
         let mut transaction = store.begin().await?;
-        let Some(due) = erasure::lock_due(&mut transaction).await? else { return Ok(done) };
-        let details: Erasure = serde_json::from_value(due.details)
-            .map_err(|error| Error::Internal(format!("erasure {} cannot be read: {error}", due.audit_id)))?;
+        let Some(due) = erasure::lock_due(&mut transaction, after).await? else { return Ok(done) };
+        after = due.audit_id;
+        let Ok(details) = serde_json::from_str::<Erasure>(&due.details) else {
+            foreign::report("audit_events", "details", due.audit_id);
+            transaction.rollback().await?;
+            continue;
+        };
         erasure::mark_done(&mut transaction, due.audit_id, now).await?;
         if let Some(customer_id) = due.customer_id {
             erasure::erase_customer(&mut transaction, customer_id, &details.customer_fields, now).await?;

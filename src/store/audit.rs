@@ -5,12 +5,14 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use ipnetwork::IpNetwork;
+use serde_json::Value;
+use sqlx::postgres::PgRow;
 use sqlx::types::Json;
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::{FromRow, Postgres, QueryBuilder, Row as _};
 use uuid::Uuid;
 
-use super::Store;
-use crate::domain::{AuditAction, AuditEntry, AuditEvent, ConsentState, ConsentTier, EventKind};
+use super::{Store, foreign};
+use crate::domain::{AuditAction, AuditEntry, AuditEvent, ConsentState, ConsentTier, EntryField, EventKind};
 use crate::error::Error;
 
 /// Which entries to list.
@@ -32,7 +34,7 @@ pub struct AuditFilter {
 
 /// Newest first. Every index that a filter walks ends in these two: a window of time long ago costs no more than one of
 /// today, whatever else is asked for.
-pub(super) const ORDER: &str = "timestamp desc, audit_id desc";
+pub(super) const ORDER: &str = "customer_consent_audit.timestamp desc, audit_id desc";
 
 /// Where an entry stands in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,10 +79,8 @@ impl Store {
         before: Option<i64>,
         limit: i64,
     ) -> Result<Vec<AuditEvent>, Error> {
-        let mut query = QueryBuilder::<Postgres>::new(
-            "select audit_id, kind, customer_id, details, changed_by, on_behalf_of, change_reason, ip_address, user_agent, \
-             request_id, timestamp from vlaapi.audit_events where true",
-        );
+        let mut query = QueryBuilder::<Postgres>::new(EVENTS);
+        query.push(" where true");
         if let Some(before) = before {
             query.push(" and audit_id < ").push_bind(before);
         }
@@ -95,37 +95,28 @@ impl Store {
     }
 
     pub async fn audit_event(&self, audit_id: i64) -> Result<Option<AuditEvent>, Error> {
-        let event = sqlx::query_as!(
-            AuditEvent,
-            r#"
-            select audit_id, kind as "kind: EventKind", customer_id, details, changed_by, on_behalf_of, change_reason,
-              ip_address, user_agent, request_id, timestamp
-            from vlaapi.audit_events
-            where audit_id = $1
-            "#,
-            audit_id,
-        )
-        .fetch_optional(&self.reads)
-        .await?;
-        Ok(event)
+        let mut query = QueryBuilder::<Postgres>::new(EVENTS);
+        query.push(" where audit_id = ").push_bind(audit_id);
+        Ok(query.build_query_as().fetch_optional(&self.reads).await?)
     }
 
     pub async fn audit_entry(&self, audit_id: i64) -> Result<Option<AuditEntry>, Error> {
-        let entry = sqlx::query_as!(
-            AuditEntry,
-            r#"
-            select audit_id, customer_id, action as "action: AuditAction", version,
-              previous_tier as "previous_tier: ConsentTier", new_tier as "new_tier: ConsentTier",
-              previous as "previous: Json<ConsentState>", current as "current: Json<ConsentState>",
-              changed_by, on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp
-            from vlaapi.customer_consent_audit
-            where audit_id = $1
-            "#,
-            audit_id,
-        )
-        .fetch_optional(&self.reads)
-        .await?;
-        Ok(entry)
+        let mut query = QueryBuilder::<Postgres>::new(ENTRIES);
+        query.push(" where audit_id = ").push_bind(audit_id);
+        Ok(query.build_query_as().fetch_optional(&self.reads).await?)
+    }
+
+    /// Returns the customer's last entry at or before an instant.
+    pub(super) async fn newest_entry_until(
+        &self,
+        customer_id: Uuid,
+        instant: DateTime<Utc>,
+    ) -> Result<Option<AuditEntry>, Error> {
+        let mut query = QueryBuilder::<Postgres>::new(ENTRIES);
+        query.push(" where customer_id = ").push_bind(customer_id);
+        query.push(" and timestamp <= ").push_bind(instant);
+        query.push(" order by version desc limit 1");
+        Ok(query.build_query_as().fetch_optional(&self.reads).await?)
     }
 
     /// The entries of one customer which made the version before this one, this one, and the one after it.
@@ -134,25 +125,16 @@ impl Store {
         customer_id: Uuid,
         version: i32,
     ) -> Result<[Option<AuditEntry>; 3], Error> {
-        let entries = sqlx::query_as!(
-            AuditEntry,
-            r#"
-            select audit_id, customer_id, action as "action: AuditAction", version,
-              previous_tier as "previous_tier: ConsentTier", new_tier as "new_tier: ConsentTier",
-              previous as "previous: Json<ConsentState>", current as "current: Json<ConsentState>",
-              changed_by, on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp
-            from vlaapi.customer_consent_audit
-            where customer_id = $1 and version between $2 - 1 and $2 + 1
-            "#,
-            customer_id,
-            version,
-        )
-        .fetch_all(&self.reads)
-        .await?;
+        let mut query = QueryBuilder::<Postgres>::new(ENTRIES);
+        query.push(" where customer_id = ").push_bind(customer_id);
+        query.push(" and version >= ").push_bind(version.saturating_sub(1));
+        query.push(" and version <= ").push_bind(version.saturating_add(1));
+        let entries: Vec<AuditEntry> = query.build_query_as().fetch_all(&self.reads).await?;
         let mut around = [None, None, None];
         for entry in entries {
-            if let Some(place) =
-                usize::try_from(entry.version - version + 1).ok().and_then(|at| around.get_mut(at))
+            if let Some(place) = usize::try_from(i64::from(entry.version) - i64::from(version) + 1)
+                .ok()
+                .and_then(|at| around.get_mut(at))
             {
                 *place = Some(entry);
             }
@@ -175,10 +157,89 @@ impl Store {
     }
 }
 
-/// What is read of an entry.
+/// The columns of an entry, in the order in which they are read.
 const ENTRIES: &str = "select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, \
-                       on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp \
+                       on_behalf_of, change_reason, ip_address, user_agent, request_id, \
+                       vlaapi.calendar_time(timestamp) as timestamp \
                        from vlaapi.customer_consent_audit";
+
+/// A field that holds no readable value is reported and named in the entry: the rest of the entry can be read.
+impl FromRow<'_, PgRow> for AuditEntry {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        let audit_id: i64 = row.try_get("audit_id")?;
+        let mut unreadable = Vec::new();
+        let mut note = |field: EntryField| {
+            foreign::report("customer_consent_audit", field.as_str(), audit_id);
+            unreadable.push(field);
+        };
+        let action = AuditAction::parse(row.try_get("action")?).unwrap_or_else(|| {
+            note(EntryField::Action);
+            AuditAction::Updated
+        });
+        let mut tier = |name: &str, field| {
+            ConsentTier::parse(name).unwrap_or_else(|| {
+                note(field);
+                ConsentTier::None
+            })
+        };
+        let previous_tier: Option<&str> = row.try_get("previous_tier")?;
+        let previous_tier = previous_tier.map(|name| tier(name, EntryField::PreviousTier));
+        let new_tier = tier(row.try_get("new_tier")?, EntryField::NewTier);
+        let mut state = |field: EntryField| {
+            row.try_get::<Option<Json<ConsentState>>, _>(field.as_str()).unwrap_or_else(|_| {
+                note(field);
+                None
+            })
+        };
+        let previous = state(EntryField::Previous);
+        let current = state(EntryField::Current);
+        Ok(Self {
+            audit_id,
+            customer_id: row.try_get("customer_id")?,
+            action,
+            version: row.try_get("version")?,
+            previous_tier,
+            new_tier,
+            previous,
+            current,
+            changed_by: row.try_get("changed_by")?,
+            on_behalf_of: row.try_get("on_behalf_of")?,
+            change_reason: row.try_get("change_reason")?,
+            ip_address: row.try_get("ip_address")?,
+            user_agent: row.try_get("user_agent")?,
+            request_id: row.try_get("request_id")?,
+            timestamp: row.try_get("timestamp")?,
+            unreadable,
+        })
+    }
+}
+
+/// The columns of an event.
+const EVENTS: &str = "select audit_id, kind, customer_id, details, changed_by, on_behalf_of, change_reason, ip_address, \
+                      user_agent, request_id, vlaapi.calendar_time(timestamp) as timestamp from vlaapi.audit_events";
+
+impl FromRow<'_, PgRow> for AuditEvent {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        let audit_id: i64 = row.try_get("audit_id")?;
+        let details = row.try_get::<Value, _>("details").unwrap_or_else(|_| {
+            foreign::report("audit_events", "details", audit_id);
+            foreign::placeholder()
+        });
+        Ok(Self {
+            audit_id,
+            kind: row.try_get("kind")?,
+            customer_id: row.try_get("customer_id")?,
+            details,
+            changed_by: row.try_get("changed_by")?,
+            on_behalf_of: row.try_get("on_behalf_of")?,
+            change_reason: row.try_get("change_reason")?,
+            ip_address: row.try_get("ip_address")?,
+            user_agent: row.try_get("user_agent")?,
+            request_id: row.try_get("request_id")?,
+            timestamp: row.try_get("timestamp")?,
+        })
+    }
+}
 
 /// The statement for some entries, newest first.
 pub(super) fn entries_of(audit_ids: &[i64]) -> QueryBuilder<Postgres> {
@@ -192,8 +253,14 @@ pub(super) fn entries(filter: &AuditFilter, before: Option<Position>, limit: i64
     let mut query = QueryBuilder::<Postgres>::new(ENTRIES);
     query.push(" where true");
     if let Some(before) = before {
-        query.push(" and (timestamp, audit_id) < (").push_bind(before.timestamp);
-        query.push(", ").push_bind(before.audit_id).push(")");
+        // By the stored time of the entry that the cursor names: one outside the calendar is shown as another, and a page
+        // that went on there would repeat or pass entries.
+        query
+            .push(" and (timestamp, audit_id) < (coalesce((select timestamp from vlaapi.customer_consent_audit where audit_id = ")
+            .push_bind(before.audit_id)
+            .push("), ")
+            .push_bind(before.timestamp);
+        query.push("), ").push_bind(before.audit_id).push(")");
     }
     conditions(&mut query, filter);
     query.push(" order by ").push(ORDER).push(" limit ").push_bind(limit);

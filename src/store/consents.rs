@@ -8,11 +8,9 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::Store;
 use super::connection::LOCK_TIMEOUT;
-use crate::domain::{
-    AnonymizationLevel, Change, ConsentRecord, ConsentState, ConsentStatus, ConsentTier, PersonalField,
-};
+use super::{Store, foreign};
+use crate::domain::{AnonymizationLevel, Change, ConsentRecord, ConsentStatus, ConsentTier, PersonalField};
 use crate::error::Error;
 
 /// Who changes something, from where, and why: what the audit entry keeps beside the change.
@@ -44,26 +42,10 @@ impl Store {
         customer_id: Uuid,
         instant: DateTime<Utc>,
     ) -> Result<Option<ConsentRecord>, Error> {
-        let entry = sqlx::query!(
-            r#"
-            select version, audit_id, timestamp, new_tier, current as "current?: Json<ConsentState>"
-            from vlaapi.customer_consent_audit
-            where customer_id = $1 and timestamp <= $2
-            order by version desc
-            limit 1
-            "#,
-            customer_id,
-            instant,
-        )
-        .fetch_optional(&self.reads)
-        .await?;
-        if let Some(entry) = entry {
-            // An entry from before the trail tells the tier alone: the rest is read in the most private way.
-            let state =
-                entry.current.map_or_else(|| ConsentState::of_tier(entry.new_tier), |Json(state)| state);
+        if let Some(entry) = self.newest_entry_until(customer_id, instant).await? {
             let record = ConsentRecord::from_state(
                 customer_id,
-                state,
+                entry.state(),
                 Some(entry.timestamp),
                 entry.version,
                 Some(entry.audit_id),
@@ -84,8 +66,9 @@ impl Store {
     ) -> Result<Vec<ConsentRecord>, Error> {
         let mut query = QueryBuilder::<Postgres>::new(
             "select customer_id, consent_tier, can_store_images, can_store_embeddings, can_use_for_training, \
-             anonymization_level, policy_version, consent_granted_at, \
-             case when version > 0 then consent_updated_at end as consent_updated_at, expires_at, version, audit_id \
+             anonymization_level, policy_version, vlaapi.calendar_time(consent_granted_at) as consent_granted_at, \
+             case when version > 0 then vlaapi.calendar_time(consent_updated_at) end as consent_updated_at, \
+             vlaapi.calendar_time(expires_at) as expires_at, version, audit_id \
              from vlaapi.customer_data_consent where true",
         );
         if let Some(after) = after {
@@ -134,19 +117,18 @@ pub async fn of_customers(
     connection: &mut PgConnection,
     customer_ids: &[Uuid],
 ) -> Result<Vec<ConsentRecord>, Error> {
-    let records = sqlx::query_as!(
-        ConsentRecord,
+    let rows = sqlx::query!(
         r#"
         select c.customer_id as "customer_id!",
-          coalesce(d.consent_tier, 'none') as "consent_tier!: ConsentTier",
+          coalesce(d.consent_tier, 'none') as "consent_tier!: String",
           coalesce(d.can_store_images, false) as "can_store_images!",
           coalesce(d.can_store_embeddings, false) as "can_store_embeddings!",
           coalesce(d.can_use_for_training, false) as "can_use_for_training!",
-          coalesce(d.anonymization_level, 'full') as "anonymization_level!: AnonymizationLevel",
+          coalesce(d.anonymization_level, 'full') as "anonymization_level!: String",
           d.policy_version as "policy_version?",
-          d.consent_granted_at as "consent_granted_at?",
-          case when d.version > 0 then d.consent_updated_at end as "consent_updated_at?",
-          d.expires_at as "expires_at?",
+          vlaapi.calendar_time(d.consent_granted_at) as consent_granted_at,
+          case when d.version > 0 then vlaapi.calendar_time(d.consent_updated_at) end as consent_updated_at,
+          vlaapi.calendar_time(d.expires_at) as expires_at,
           coalesce(d.version, 0) as "version!",
           d.audit_id as "audit_id?"
         from vlaapi.customers c
@@ -157,7 +139,32 @@ pub async fn of_customers(
     )
     .fetch_all(connection)
     .await?;
-    Ok(records)
+    let records = rows.into_iter().map(|row| {
+        let chosen =
+            ConsentTier::parse(&row.consent_tier).zip(AnonymizationLevel::parse(&row.anonymization_level));
+        if chosen.is_none() {
+            foreign::report("customer_data_consent", "consent_tier", row.customer_id);
+        }
+        // An unreadable choice allows nothing, and is no reason to refuse the others an answer.
+        let (consent_tier, anonymization_level) =
+            chosen.unwrap_or((ConsentTier::None, AnonymizationLevel::Full));
+        let is_readable = chosen.is_some();
+        ConsentRecord {
+            customer_id: row.customer_id,
+            consent_tier,
+            can_store_images: row.can_store_images && is_readable,
+            can_store_embeddings: row.can_store_embeddings && is_readable,
+            can_use_for_training: row.can_use_for_training && is_readable,
+            anonymization_level,
+            policy_version: row.policy_version,
+            consent_granted_at: row.consent_granted_at,
+            consent_updated_at: row.consent_updated_at,
+            expires_at: row.expires_at,
+            version: row.version,
+            audit_id: row.audit_id,
+        }
+    });
+    Ok(records.collect())
 }
 
 /// A consent which is locked until the transaction ends, and the ids that its next audit entries get.
@@ -183,9 +190,9 @@ pub async fn lock(
         r#"
         with locked as materialized (
           select customer_id, consent_tier, can_store_images, can_store_embeddings, can_use_for_training,
-            anonymization_level, policy_version, consent_granted_at,
-            case when version > 0 then consent_updated_at end as consent_updated_at, expires_at, version, audit_id,
-            expiry_recorded
+            anonymization_level, policy_version, vlaapi.calendar_time(consent_granted_at) as consent_granted_at,
+            case when version > 0 then vlaapi.calendar_time(consent_updated_at) end as consent_updated_at,
+            vlaapi.calendar_time(expires_at) as expires_at, version, audit_id, expiry_recorded
           from vlaapi.customer_data_consent
           where customer_id = any($1)
           order by customer_id
@@ -420,11 +427,11 @@ pub async fn due(
     let due = sqlx::query_as!(
         Due,
         r#"
-        select expires_at as "expires_at!", customer_id
+        select vlaapi.calendar_time(expires_at) as "expires_at!", customer_id
         from vlaapi.customer_data_consent
         where expires_at <= $1 and not expiry_recorded and consent_tier <> 'none'
           and ($2::timestamptz is null or (expires_at, customer_id) > ($2, $3))
-        order by expires_at, customer_id
+        order by customer_data_consent.expires_at, customer_id
         limit $4
         "#,
         now,

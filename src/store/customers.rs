@@ -34,8 +34,8 @@ impl Store {
         let customer = sqlx::query_as!(
             Customer,
             r#"
-            select customer_id, email, company_name, tier, rate_limit_rpm, rate_limit_rpd, is_active, created_at,
-              updated_at
+            select customer_id, email, company_name, tier, rate_limit_rpm, rate_limit_rpd, is_active,
+              vlaapi.calendar_time(created_at) as "created_at!", vlaapi.calendar_time(updated_at) as "updated_at!"
             from vlaapi.customers
             where customer_id = $1
             "#,
@@ -66,8 +66,9 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<Customer>, Error> {
         let mut query = QueryBuilder::<Postgres>::new(
-            "select customer_id, email, company_name, tier, rate_limit_rpm, rate_limit_rpd, is_active, created_at, \
-             updated_at from vlaapi.customers where true",
+            "select customer_id, email, company_name, tier, rate_limit_rpm, rate_limit_rpd, is_active, \
+             vlaapi.calendar_time(created_at) as created_at, vlaapi.calendar_time(updated_at) as updated_at \
+             from vlaapi.customers where true",
         );
         if let Some(after) = after {
             query.push(" and customer_id > ").push_bind(after);
@@ -130,8 +131,8 @@ pub async fn update(
           is_active = coalesce($8, is_active),
           updated_at = $9
         where customer_id = $1
-        returning customer_id, email, company_name, tier, rate_limit_rpm, rate_limit_rpd, is_active, created_at,
-          updated_at
+        returning customer_id, email, company_name, tier, rate_limit_rpm, rate_limit_rpd, is_active,
+          vlaapi.calendar_time(created_at) as "created_at!", vlaapi.calendar_time(updated_at) as "updated_at!"
         "#,
         customer_id,
         change.email,

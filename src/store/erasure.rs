@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::time::{Instant, sleep};
@@ -82,7 +81,7 @@ impl Store {
         let aged = sqlx::query_as!(
             Aged,
             r#"
-            select audit_id as "audit_id!", timestamp as "timestamp!",
+            select audit_id as "audit_id!", vlaapi.calendar_time(timestamp) as "timestamp!",
               case $5::text
                 when 'changed_by' then changed_by is not null
                 when 'on_behalf_of' then on_behalf_of is not null
@@ -99,7 +98,7 @@ impl Store {
               from vlaapi.audit_events
               where (timestamp, audit_id) > ($1, $2) and timestamp < $3
             ) as entry
-            order by timestamp, audit_id
+            order by entry.timestamp, entry.audit_id
             limit $4
             "#,
             after.timestamp,
@@ -197,18 +196,19 @@ pub async fn note(connection: &mut PgConnection, audit_id: i64) -> Result<(), Er
 pub struct Due {
     pub audit_id: i64,
     pub customer_id: Option<Uuid>,
-    pub details: Value,
+    /// JSON.
+    pub details: String,
 }
 
-/// The next erasure that is sealed and not carried out, locked; `None` when there is none that nobody else is at.
-pub async fn lock_due(connection: &mut PgConnection) -> Result<Option<Due>, Error> {
+/// The next erasure after an id that is sealed and not carried out, locked; `None` when there is none that nobody else is at.
+pub async fn lock_due(connection: &mut PgConnection, after: i64) -> Result<Option<Due>, Error> {
     let due = sqlx::query_as!(
         Due,
         r#"
-        select erasure.audit_id, event.customer_id, event.details
+        select erasure.audit_id, event.customer_id, event.details::text as "details!"
         from vlaapi.audit_erasures erasure
         join vlaapi.audit_events event on event.audit_id = erasure.audit_id
-        where erasure.done_at is null
+        where erasure.done_at is null and erasure.audit_id > $1
           and exists (
             select from vlaapi.audit_leaves leaf
             join vlaapi.audit_checkpoints signed on signed.log_id = leaf.log_id and signed.tree_size > leaf.leaf_index
@@ -217,7 +217,8 @@ pub async fn lock_due(connection: &mut PgConnection) -> Result<Option<Due>, Erro
         order by erasure.audit_id
         limit 1
         for update of erasure skip locked
-        "#
+        "#,
+        after,
     )
     .fetch_optional(connection)
     .await?;

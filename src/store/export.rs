@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::Store;
 use super::audit::{AuditFilter, Position, entries, entries_of};
-use crate::domain::{AnonymizationLevel, ConsentTier, instant};
+use super::foreign;
+use crate::domain::{AnonymizationLevel, AuditAction, ConsentTier, EntryField, instant};
 use crate::error::Error;
 
 /// Entries as they were received, newest first.
@@ -26,10 +27,10 @@ pub struct RawPage(Vec<PgRow>);
 pub struct RawEntry<'r> {
     pub audit_id: i64,
     pub customer_id: Uuid,
-    pub action: &'r str,
+    pub action: &'static str,
     pub version: i32,
-    pub previous_tier: Option<&'r str>,
-    pub new_tier: &'r str,
+    pub previous_tier: Option<&'static str>,
+    pub new_tier: &'static str,
     pub previous: Option<RawState<'r>>,
     pub current: Option<RawState<'r>>,
     pub changed_by: Option<&'r str>,
@@ -39,6 +40,7 @@ pub struct RawEntry<'r> {
     pub user_agent: Option<&'r str>,
     pub request_id: Option<&'r str>,
     pub timestamp: Moment<'r>,
+    pub unreadable: Vec<EntryField>,
 }
 
 /// A [`ConsentState`](crate::domain::ConsentState), borrowed.
@@ -106,15 +108,50 @@ impl RawPage {
 impl<'r> RawEntry<'r> {
     /// In the order in which [`entries`] selects them.
     fn read(row: &'r PgRow) -> Result<Self, Error> {
+        let audit_id: i64 = column(row, 0)?;
+        let mut unreadable = Vec::new();
+        let mut note = |field: EntryField| {
+            foreign::report("customer_consent_audit", field.as_str(), audit_id);
+            unreadable.push(field);
+        };
+        let action = column::<&str>(row, 2)?;
+        let previous_tier = column::<Option<&str>>(row, 4)?;
+        let new_tier = column::<&str>(row, 5)?;
+        let action = AuditAction::parse(action).map_or_else(
+            || {
+                note(EntryField::Action);
+                AuditAction::Updated.as_str()
+            },
+            AuditAction::as_str,
+        );
+        let mut tier = |tier: &str, field| {
+            ConsentTier::parse(tier).unwrap_or_else(|| {
+                note(field);
+                ConsentTier::None
+            })
+        };
+        let previous_tier = previous_tier.map(|previous| tier(previous, EntryField::PreviousTier).as_str());
+        let new_tier = tier(new_tier, EntryField::NewTier).as_str();
+        let mut state = |index, field| {
+            column::<Option<Json<RawState<'r>>>>(row, index).map_or_else(
+                |_| {
+                    note(field);
+                    None
+                },
+                |state| state.map(|Json(state)| state),
+            )
+        };
+        let previous = state(6, EntryField::Previous);
+        let current = state(7, EntryField::Current);
         Ok(Self {
-            audit_id: column(row, 0)?,
+            audit_id,
             customer_id: column(row, 1)?,
-            action: column(row, 2)?,
+            action,
             version: column(row, 3)?,
-            previous_tier: column(row, 4)?,
-            new_tier: column(row, 5)?,
-            previous: state(row, 6)?,
-            current: state(row, 7)?,
+            previous_tier,
+            new_tier,
+            previous,
+            current,
             changed_by: column(row, 8)?,
             on_behalf_of: column(row, 9)?,
             change_reason: column(row, 10)?,
@@ -122,6 +159,7 @@ impl<'r> RawEntry<'r> {
             user_agent: column(row, 12)?,
             request_id: column(row, 13)?,
             timestamp: Moment::At(column(row, 14)?),
+            unreadable,
         })
     }
 }
@@ -129,10 +167,6 @@ impl<'r> RawEntry<'r> {
 /// By its place: looking columns up by their names, and comparing types that are known, takes as long as reading them.
 fn column<'r, T: Decode<'r, Postgres>>(row: &'r PgRow, index: usize) -> Result<T, Error> {
     Ok(row.try_get_unchecked(index)?)
-}
-
-fn state<'r>(row: &'r PgRow, index: usize) -> Result<Option<RawState<'r>>, Error> {
-    Ok(column::<Option<Json<RawState<'r>>>>(row, index)?.map(|Json(state)| state))
 }
 
 impl Moment<'_> {
@@ -168,6 +202,6 @@ impl<'de: 'r, 'r> Deserialize<'de> for Moment<'r> {
         if is_written(text) {
             return Ok(Self::Written(text));
         }
-        text.parse().map(Self::At).map_err(serde::de::Error::custom)
+        instant::read(text).map(Self::At).map_err(serde::de::Error::custom)
     }
 }

@@ -33,8 +33,10 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<ApiKeyRecord>, Error> {
         let mut query = QueryBuilder::<Postgres>::new(
-            "select key_id, customer_id, key_prefix, key_name, scopes, rate_limit_override_rpm, created_at, \
-             last_used_at, expires_at, is_active, replaced_by from vlaapi.api_keys where true",
+            "select key_id, customer_id, key_prefix, key_name, \
+             array(select scope from unnest(scopes) scope where scope is not null) as scopes, rate_limit_override_rpm, \
+             vlaapi.calendar_time(created_at) as created_at, vlaapi.calendar_time(last_used_at) as last_used_at, \
+             vlaapi.calendar_time(expires_at) as expires_at, is_active, replaced_by from vlaapi.api_keys where true",
         );
         if let Some(after) = after {
             query.push(" and key_id > ").push_bind(after);
@@ -53,8 +55,10 @@ impl Store {
         let key = sqlx::query_as!(
             ApiKeyRecord,
             r#"
-            select key_id, customer_id as "customer_id?", key_prefix, key_name, scopes, rate_limit_override_rpm,
-              created_at, last_used_at, expires_at, is_active, replaced_by
+            select key_id, customer_id as "customer_id?", key_prefix, key_name,
+              array(select scope from unnest(scopes) scope where scope is not null) as "scopes!", rate_limit_override_rpm,
+              vlaapi.calendar_time(created_at) as "created_at!", vlaapi.calendar_time(last_used_at) as last_used_at,
+              vlaapi.calendar_time(expires_at) as expires_at, is_active, replaced_by
             from vlaapi.api_keys
             where key_id = $1
             "#,
@@ -75,7 +79,9 @@ pub async fn authenticate(
     let rows = sqlx::query!(
         r#"
         select k.key_hash as "key_hash!", k.key_id as "key_id!", k.customer_id as "customer_id?",
-          k.key_prefix as "key_prefix!", k.scopes as "scopes!", k.rate_limit_override_rpm, k.last_used_at, k.expires_at,
+          k.key_prefix as "key_prefix!", array(select scope from unnest(k.scopes) scope where scope is not null) as "scopes!",
+          k.rate_limit_override_rpm, vlaapi.calendar_time(k.last_used_at) as last_used_at,
+          vlaapi.calendar_time(k.expires_at) as expires_at,
           c.rate_limit_rpm as "rate_limit_rpm?", c.rate_limit_rpd as "rate_limit_rpd?"
         from vlaapi.api_keys k
         left join vlaapi.customers c on c.customer_id = k.customer_id
@@ -137,8 +143,10 @@ pub async fn lock(connection: &mut PgConnection, key_id: Uuid) -> Result<Option<
     let key = sqlx::query_as!(
         ApiKeyRecord,
         r#"
-        select key_id, customer_id as "customer_id?", key_prefix, key_name, scopes, rate_limit_override_rpm,
-          created_at, last_used_at, expires_at, is_active, replaced_by
+        select key_id, customer_id as "customer_id?", key_prefix, key_name,
+          array(select scope from unnest(scopes) scope where scope is not null) as "scopes!", rate_limit_override_rpm,
+          vlaapi.calendar_time(created_at) as "created_at!", vlaapi.calendar_time(last_used_at) as last_used_at,
+          vlaapi.calendar_time(expires_at) as expires_at, is_active, replaced_by
         from vlaapi.api_keys
         where key_id = $1
         for update

@@ -21,8 +21,9 @@ impl Store {
     pub async fn link_standing(&self, claims: &LinkClaims) -> Result<Option<LinkStanding>, Error> {
         let row = sqlx::query!(
             r#"
-            select k.key_id, k.secret, l.created_at as "created_at?", l.created_by as "created_by?", l.on_behalf_of,
-              l.expires_at as "expires_at?", l.revoked_at
+            select k.key_id, k.secret, vlaapi.calendar_time(l.created_at) as created_at, l.created_by as "created_by?",
+              l.on_behalf_of, vlaapi.calendar_time(l.expires_at) as expires_at,
+              vlaapi.calendar_time(l.revoked_at) as revoked_at
             from vlaapi.consent_link_keys k
             left join vlaapi.consent_links l on l.key_id = k.key_id and l.customer_id = $2 and l.link_id = $3
             where k.key_id = $1
@@ -58,7 +59,8 @@ impl Store {
         let links = sqlx::query_as!(
             ConsentLink,
             r#"
-            select link_id, customer_id, created_at, created_by, on_behalf_of, expires_at, revoked_at
+            select link_id, customer_id, vlaapi.calendar_time(created_at) as "created_at!", created_by, on_behalf_of,
+              vlaapi.calendar_time(expires_at) as "expires_at!", vlaapi.calendar_time(revoked_at) as revoked_at
             from vlaapi.consent_links
             where customer_id = $1 and ($2::uuid is null or link_id < $2)
             order by link_id desc

@@ -131,9 +131,10 @@ impl Store {
             let next = customers.last().map(place);
             return Ok(Listing { customers, next, is_cut: false });
         }
-        let mut query = QueryBuilder::new("");
+        let mut query =
+            QueryBuilder::new("select vlaapi.calendar_time(expires_at) as expires_at, customer_id from (");
         keys(&mut query, filter, after, now);
-        query.push(" offset ").push_bind(LOOKED_THROUGH - 1).push(" limit 1");
+        query.push(" offset ").push_bind(LOOKED_THROUGH - 1).push(" limit 1) k");
         let next: Option<Place> = query.build_query_as().fetch_optional(&self.reads).await?;
         Ok(Listing { customers, next, is_cut: next.is_some() })
     }
@@ -190,7 +191,8 @@ fn keys(
         query.push(" and email = ").push_bind(email);
     }
     if by_end {
-        query.push(" and expires_at is not null and consent_tier <> 'none'");
+        // Within the calendar: what a cursor says of a later end would be the calendar's, and the list would never end.
+        query.push(" and expires_at <= '9999-12-31 23:59:59.999999Z' and consent_tier <> 'none'");
         if let Some(from) = filter.expiring_from {
             query.push(" and expires_at >= ").push_bind(from);
         }
@@ -228,12 +230,15 @@ fn listing(
     now: DateTime<Utc>,
 ) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::<Postgres>::new(
-        "select c.email, c.company_name, c.is_active, c.created_at, k.customer_id, \
+        "select c.email, c.company_name, c.is_active, vlaapi.calendar_time(c.created_at) as created_at, \
+         k.customer_id, \
          coalesce(d.consent_tier, 'none') as consent_tier, coalesce(d.can_store_images, false) as can_store_images, \
          coalesce(d.can_store_embeddings, false) as can_store_embeddings, \
          coalesce(d.can_use_for_training, false) as can_use_for_training, \
-         coalesce(d.anonymization_level, 'full') as anonymization_level, d.policy_version, d.consent_granted_at, \
-         case when d.version > 0 then d.consent_updated_at end as consent_updated_at, d.expires_at, \
+         coalesce(d.anonymization_level, 'full') as anonymization_level, d.policy_version, \
+         vlaapi.calendar_time(d.consent_granted_at) as consent_granted_at, \
+         case when d.version > 0 then vlaapi.calendar_time(d.consent_updated_at) end as consent_updated_at, \
+         vlaapi.calendar_time(d.expires_at) as expires_at, \
          coalesce(d.version, 0) as version, d.audit_id from (",
     );
     keys(&mut query, filter, after, now);

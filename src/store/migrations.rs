@@ -298,12 +298,40 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StartError>
             "PostgreSQL {} is too old: consentd needs {OLDEST_SERVER} or newer",
             number / 10_000
         ))),
-        _ => Ok(connection),
+        _ => check_encoding(connection).await,
     }
 }
 
 async fn must_fire_triggers(connection: &mut PgConnection) -> Result<(), StartError> {
     connection::must_fire_triggers(connection).await.map_err(|error| database(&error))
+}
+
+/// Refuses a database that cannot hold every text, and a connection on which texts arrive as something else.
+async fn check_encoding(mut connection: PgConnection) -> Result<PgConnection, StartError> {
+    let encodings = sqlx::query!(
+        r#"
+        select current_database()::text as "database!", current_setting('server_encoding') as "server!",
+          current_setting('client_encoding') as "client!"
+        "#
+    )
+    .fetch_one(&mut connection)
+    .await
+    .map_err(|error| database(&error))?;
+    if encodings.server != "UTF8" {
+        return Err(StartError::new(format!(
+            "the encoding of database {} is {}: it must be UTF8; create a database with `CREATE DATABASE … ENCODING 'UTF8' \
+             TEMPLATE template0` and move the data into it with a dump",
+            encodings.database, encodings.server
+        )));
+    }
+    if encodings.client != "UTF8" {
+        return Err(StartError::new(format!(
+            "the client encoding of connections to database {} is {}: it must be UTF8; a proxy before PostgreSQL must pass \
+             client_encoding on",
+            encodings.database, encodings.client
+        )));
+    }
+    Ok(connection)
 }
 
 pub(super) async fn close(connection: PgConnection) -> Result<(), StartError> {

@@ -25,6 +25,7 @@ pub mod erasure;
 pub mod evidence;
 pub mod export;
 pub mod following;
+pub mod foreign;
 pub mod idempotency;
 pub mod keys;
 pub mod links;

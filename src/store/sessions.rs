@@ -43,8 +43,9 @@ impl Store {
     ) -> Result<Option<StoredSession>, Error> {
         let row = sqlx::query!(
             r#"
-            select s.started_at, s.seen_at, k.key_id, k.customer_id as "customer_id?", k.key_prefix, k.key_name, k.scopes,
-              k.rate_limit_override_rpm
+            select vlaapi.calendar_time(s.started_at) as "started_at!", vlaapi.calendar_time(s.seen_at) as "seen_at!",
+              k.key_id, k.customer_id as "customer_id?", k.key_prefix, k.key_name,
+              array(select scope from unnest(k.scopes) scope where scope is not null) as "scopes!", k.rate_limit_override_rpm
             from vlaapi.console_sessions s
             join vlaapi.api_keys k using (key_id)
             where s.session_hash = $1 and k.is_active and (k.expires_at is null or k.expires_at > $2)

@@ -48,7 +48,8 @@ impl Store {
         let days = sqlx::query_as!(
             Day,
             r#"
-            select day, sum(entries)::bigint as "entries!",
+            select greatest(least(day, date '9999-12-31'), date '0001-01-01') as "day!",
+              sum(entries)::bigint as "entries!",
               coalesce(sum(entries) filter (where action = 'granted'), 0)::bigint as "granted!",
               coalesce(sum(entries) filter (where action = 'withdrawn'), 0)::bigint as "withdrawn!",
               sum(tier_none)::bigint as "tier_none!", sum(tier_basic)::bigint as "tier_basic!",
@@ -76,7 +77,7 @@ impl Store {
         let days = sqlx::query_as!(
             Counted,
             r#"
-            select day::timestamp at time zone 'UTC' as "from!", sum(entries)::bigint as "entries!"
+            select vlaapi.calendar_time(day::timestamp at time zone 'UTC') as "from!", sum(entries)::bigint as "entries!"
             from vlaapi.consent_days
             where ($1::text is null or action = $1) and ($2::text is null or previous_tier = $2)
               and ($3::text is null or new_tier = $3)
@@ -105,8 +106,8 @@ impl Store {
         };
         let mut query = QueryBuilder::<Postgres>::new("select date_trunc(");
         query.push_bind(grain).push(
-            ", timestamp at time zone 'UTC') at time zone 'UTC' as \"from\", count(*) as entries from (\
-             select timestamp from vlaapi.customer_consent_audit where true",
+            ", vlaapi.calendar_time(timestamp) at time zone 'UTC') at time zone 'UTC' as \"from\", count(*) as entries \
+             from (select timestamp from vlaapi.customer_consent_audit where true",
         );
         conditions(&mut query, filter);
         query.push(" order by ").push(ORDER).push(" limit ").push_bind(limit);

@@ -47,6 +47,44 @@ pub async fn empty_database() -> TestDatabase {
     create_database("template template0").await
 }
 
+/// A fresh database in another encoding.
+pub async fn encoded_database(encoding: &str) -> TestDatabase {
+    create_database(&format!("template template0 encoding '{encoding}' lc_collate 'C' lc_ctype 'C'")).await
+}
+
+/// A migrated database as a provider of managed PostgreSQL gives it: its owner may make roles and databases and is no
+/// superuser, PUBLIC may do nothing by default, and another party replicates every table.
+pub async fn managed_database() -> TestDatabase {
+    let fresh = empty_database().await;
+    let (owner, service) = (format!("owner_{}", fresh.name), format!("service_{}", fresh.name));
+    let mut admin = fresh.owner.connect().await.expect("the new database answers");
+    for statement in [
+        format!("create role {owner} login createrole createdb"),
+        format!("create role {service} login"),
+        format!("alter database {} owner to {owner}", fresh.name),
+        "revoke all on schema public from public".to_owned(),
+        format!("revoke all on database {} from public", fresh.name),
+        format!("grant connect on database {} to {service}", fresh.name),
+        format!("grant vlaapi_app, vlaapi_eraser to {service}"),
+        format!("alter default privileges for role {owner} revoke execute on functions from public"),
+        format!("alter default privileges for role {owner} revoke usage on types from public"),
+        "create publication everything for all tables".to_owned(),
+    ] {
+        execute(&mut admin, statement).await;
+    }
+    admin.close().await.expect("the connection closes");
+    let managed = TestDatabase {
+        owner: fresh.owner.clone().username(&owner),
+        service: fresh.service.clone().username(&service),
+        name: fresh.name.clone(),
+        admin: fresh.admin.clone(),
+    };
+    // It is dropped with the value that is returned.
+    std::mem::forget(fresh);
+    migrations::up(&managed.owner, None).await.expect("the migrations apply");
+    managed
+}
+
 async fn create_database(template: &str) -> TestDatabase {
     let socket = run_cluster().await;
     let name = format!("test_{}", uuid::Uuid::new_v4().simple());

@@ -6,6 +6,7 @@ mod erasure;
 mod files;
 mod forks;
 mod keys;
+mod managed;
 mod proofs;
 mod publication;
 mod reading;

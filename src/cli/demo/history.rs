@@ -189,6 +189,7 @@ impl History {
             user_agent: None,
             request_id: None,
             timestamp: change.timestamp,
+            unreadable: Vec::new(),
         };
         if entry.action != AuditAction::Expired {
             self.habits.sign(&mut entry, &mut self.dice);

@@ -16,8 +16,8 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::background::{Pacer, TimeSlice};
-use crate::domain::instant;
 use crate::domain::json::Object;
+use crate::domain::{EntryField, instant};
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::problem::Problem;
@@ -184,12 +184,12 @@ fn object(bytes: &mut Vec<u8>, entry: &RawEntry<'_>, text: &mut String) {
     object
         .integer("audit_id", Some(entry.audit_id))
         .uuid("customer_id", entry.customer_id)
-        .text("action", Some(entry.action))
+        .word("action", entry.action)
         .integer("version", Some(entry.version.into()));
     if let Some(tier) = entry.previous_tier {
-        object.text("previous_tier", Some(tier));
+        object.word("previous_tier", tier);
     }
-    object.text("new_tier", Some(entry.new_tier));
+    object.word("new_tier", entry.new_tier);
     for (name, state) in [("previous", &entry.previous), ("current", &entry.current)] {
         if let Some(state) = state {
             object.object(name, |object| state_fields(object, state));
@@ -203,6 +203,9 @@ fn object(bytes: &mut Vec<u8>, entry: &RawEntry<'_>, text: &mut String) {
         .text("user_agent", entry.user_agent)
         .text("request_id", entry.request_id);
     moment(&mut object, "timestamp", Some(&entry.timestamp));
+    if !entry.unreadable.is_empty() {
+        object.words("unreadable", entry.unreadable.iter().map(|field| field.as_str()));
+    }
     object.end();
 }
 
@@ -265,36 +268,48 @@ pub static CSV_HEADER: [&str; 25] = [
     "request_id",
 ];
 
+/// The cell of a field that holds no readable value.
+const UNREADABLE: &str = "unreadable";
+
 /// Writes a row; whatever is not a text already is made one in `text`.
 fn row(writer: &mut csv::Writer<&mut Vec<u8>>, entry: &RawEntry<'_>, text: &mut String) -> csv::Result<()> {
-    let states = [entry.previous.as_ref(), entry.current.as_ref()];
+    let states = [(&entry.previous, EntryField::Previous), (&entry.current, EntryField::Current)].map(
+        |(state, field)| (state.as_ref(), if entry.unreadable.contains(&field) { UNREADABLE } else { "" }),
+    );
     writer.write_field(show(text, entry.audit_id))?;
     writer.write_field(&*entry.timestamp.write(&mut instant::Buffer::default()))?;
     writer.write_field(entry.customer_id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))?;
     writer.write_field(show(text, entry.version))?;
-    writer.write_field(entry.action)?;
-    writer.write_field(entry.previous_tier.unwrap_or_default())?;
-    writer.write_field(entry.new_tier)?;
+    for (field, word) in [
+        (EntryField::Action, entry.action),
+        (EntryField::PreviousTier, entry.previous_tier.unwrap_or_default()),
+        (EntryField::NewTier, entry.new_tier),
+    ] {
+        writer.write_field(if entry.unreadable.contains(&field) { UNREADABLE } else { word })?;
+    }
     let permissions: [fn(&RawState<'_>) -> bool; 3] = [
         |state| state.can_store_images,
         |state| state.can_store_embeddings,
         |state| state.can_use_for_training,
     ];
     for permission in permissions {
-        for state in states {
-            writer.write_field(state.map_or("", |state| yes_or_no(permission(state))))?;
+        for (state, absent) in states {
+            writer.write_field(state.map_or(absent, |state| yes_or_no(permission(state))))?;
         }
     }
-    for state in states {
-        writer.write_field(state.map_or("", |state| state.anonymization_level.as_str()))?;
+    for (state, absent) in states {
+        writer.write_field(state.map_or(absent, |state| state.anonymization_level.as_str()))?;
     }
-    for state in states {
-        writer.write_field(&*defused(state.and_then(|state| state.policy_version.as_deref())))?;
+    for (state, absent) in states {
+        let policy = state.map_or(Some(absent), |state| state.policy_version.as_deref());
+        writer.write_field(&*defused(policy))?;
     }
-    for state in states {
+    for (state, absent) in states {
         let mut buffer = instant::Buffer::default();
-        let end = state.and_then(|state| state.expires_at.as_ref());
-        writer.write_field(end.map_or_else(Cow::default, |end| end.write(&mut buffer)).as_bytes())?;
+        let end = state.map_or(Cow::Borrowed(absent), |state| {
+            state.expires_at.as_ref().map_or_else(Cow::default, |end| end.write(&mut buffer))
+        });
+        writer.write_field(end.as_bytes())?;
     }
     for told in [entry.changed_by, entry.on_behalf_of, entry.change_reason] {
         writer.write_field(&*defused(told))?;

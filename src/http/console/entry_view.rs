@@ -21,6 +21,8 @@ pub struct EntryView {
     pub previous_tier: Option<&'static str>,
     pub new_tier: &'static str,
     pub changes: Vec<FieldChange>,
+    /// The fields that hold no readable value, as a list.
+    pub unreadable: Option<String>,
 }
 
 /// Who made a change.
@@ -54,6 +56,8 @@ impl EntryView {
             previous_tier: entry.previous_tier.map(ConsentTier::as_str),
             new_tier: entry.new_tier.as_str(),
             changes: changes(entry),
+            unreadable: (!entry.unreadable.is_empty())
+                .then(|| entry.unreadable.iter().map(|field| field.as_str()).collect::<Vec<_>>().join(", ")),
         }
     }
 

@@ -9,7 +9,7 @@ use super::standing::{after, before, who};
 use super::texts::{Piece, Texts, say};
 use super::view::{Entry, Row, Sentence};
 use super::visit::Visit;
-use crate::domain::{AuditAction, AuditEntry, ConsentState};
+use crate::domain::{AuditAction, AuditEntry, ConsentState, EntryField};
 use crate::error::Error;
 use crate::http::AppState;
 use crate::http::api::proof::prove;
@@ -42,6 +42,8 @@ pub fn view(visit: &Visit, entry: &AuditEntry, saved: bool, receipt: Option<Stri
     let number = Piece::Datum(entry.audit_id.to_string());
     let erased = entry.action == AuditAction::Erased;
     let (was, is) = (before(entry), Some(after(entry)).filter(|_| !erased));
+    let cell =
+        |state, field| if entry.unreadable.contains(&field) { Cell::Unreadable } else { Cell::from(state) };
     Entry {
         frame: visit.frame(format!("/my/consent/entries/{}", entry.audit_id)),
         title: say(t.entry_title, &[("entry", number)]),
@@ -51,13 +53,27 @@ pub fn view(visit: &Visit, entry: &AuditEntry, saved: bool, receipt: Option<Stri
         who: who(entry, t),
         reason: entry.change_reason.clone(),
         read_text: is.as_ref().and_then(|state| state.policy_version.clone()),
-        rows: rows(t, was.as_ref(), is.as_ref()),
+        rows: rows(t, cell(was.as_ref(), EntryField::Previous), cell(is.as_ref(), EntryField::Current)),
         audit_id: entry.audit_id,
         receipt,
     }
 }
 
-fn rows(t: &'static Texts, was: Option<&ConsentState>, is: Option<&ConsentState>) -> Vec<Row> {
+/// A consent in the table, before or after the change.
+#[derive(Clone, Copy)]
+enum Cell<'e> {
+    Nothing,
+    State(&'e ConsentState),
+    Unreadable,
+}
+
+impl<'e> From<Option<&'e ConsentState>> for Cell<'e> {
+    fn from(state: Option<&'e ConsentState>) -> Self {
+        state.map_or(Self::Nothing, Self::State)
+    }
+}
+
+fn rows(t: &'static Texts, was: Cell<'_>, is: Cell<'_>) -> Vec<Row> {
     type Tell = fn(&'static Texts, &ConsentState) -> Sentence;
     let told: [(&'static str, Tell); 6] = [
         (t.tier, |t, state| say(t.tier_name(state.consent_tier), &[])),
@@ -71,8 +87,11 @@ fn rows(t: &'static Texts, was: Option<&ConsentState>, is: Option<&ConsentState>
         }),
     ];
     let row = |(name, tell): (&'static str, Tell)| {
-        let tell = |state: Option<&ConsentState>| {
-            state.map_or_else(|| say(t.nothing_before, &[]), |state| tell(t, state))
+        let tell = |cell| match cell {
+            Cell::Nothing => say(t.nothing_before, &[]),
+            Cell::State(state) => tell(t, state),
+            // In every language.
+            Cell::Unreadable => vec![Piece::Text("?".to_owned())],
         };
         let (before, now) = (tell(was), tell(is));
         Row { name, changed: before != now, before, now }

@@ -116,6 +116,7 @@ fn an_entry(action: AuditAction, by: Option<&str>) -> AuditEntry {
         user_agent: None,
         request_id: None,
         timestamp: now(),
+        unreadable: Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 
 use super::sealing::Log;
 use crate::error::Error;
-use crate::store::Store;
+use crate::store::{Store, foreign};
 use crate::tlog::Checkpoint;
 use crate::tlog::tree::{self, Frontier, Hash, Node};
 
@@ -217,7 +217,7 @@ impl Store {
         let checkpoint = sqlx::query_as!(
             StoredCheckpoint,
             r#"
-            select tree_size, note, signed_at
+            select tree_size, note, vlaapi.calendar_time(signed_at) as "signed_at!"
             from vlaapi.audit_checkpoints
             where log_id = $1 and tree_size > $2 and tree_size in (
               (select max(tree_size) from vlaapi.audit_cosignatures where log_id = $1),
@@ -373,10 +373,10 @@ impl Store {
     }
 
     pub async fn last_verification(&self) -> Result<Option<StoredVerification>, Error> {
-        let last = sqlx::query_as!(
-            StoredVerification,
+        let last = sqlx::query!(
             r#"
-            select log_id, tree_size, started_at, took_ms, result, findings
+            select verification_id, log_id, tree_size, vlaapi.calendar_time(started_at) as "started_at!", took_ms, result,
+              findings::text as "findings!"
             from vlaapi.audit_verifications
             order by verification_id desc
             limit 1
@@ -384,7 +384,17 @@ impl Store {
         )
         .fetch_optional(&self.reads)
         .await?;
-        Ok(last)
+        Ok(last.map(|last| StoredVerification {
+            log_id: last.log_id,
+            tree_size: last.tree_size,
+            started_at: last.started_at,
+            took_ms: last.took_ms,
+            result: last.result,
+            findings: serde_json::from_str(&last.findings).unwrap_or_else(|_| {
+                foreign::report("audit_verifications", "findings", last.verification_id);
+                foreign::placeholder()
+            }),
+        }))
     }
 
     pub async fn keep_verification(&self, ended: &StoredVerification) -> Result<(), Error> {

@@ -38,7 +38,9 @@ pub async fn records(connection: &mut PgConnection) -> Result<Vec<Record>, Start
     }
     // `to_jsonb`: a record that another tool made has no column `applied_by`.
     sqlx::query_as(
-        "select version, description, checksum, installed_on, to_jsonb(m) ->> 'applied_by' as applied_by
+        "select version, description, checksum,
+           greatest(least(installed_on, timestamptz '9999-12-31 00:00:00Z'), timestamptz '0001-01-01 00:00:00Z') as installed_on,
+           to_jsonb(m) ->> 'applied_by' as applied_by
          from vlaapi.schema_migrations m
          order by version",
     )

@@ -95,7 +95,9 @@ async fn a_time_that_no_calendar_has_is_a_finding_and_does_not_stop_the_verifica
         assert_found(&inside, V7, &format!("entry {id}"));
         scene
             .attempt(&format!(
-                "update vlaapi.audit_checkpoints set signed_at = '{time}';
+                "alter table vlaapi.audit_checkpoints drop constraint audit_checkpoints_signed_at_calendar_check;
+                 alter table vlaapi.audit_pending drop constraint audit_pending_queued_at_calendar_check;
+                 update vlaapi.audit_checkpoints set signed_at = '{time}';
                  insert into vlaapi.audit_pending (audit_id, queued_at) values ({id}, '{time}')"
             ))
             .await;
@@ -103,11 +105,11 @@ async fn a_time_that_no_calendar_has_is_a_finding_and_does_not_stop_the_verifica
 }
 
 #[tokio::test]
-async fn the_sealer_goes_on_after_an_entry_whose_time_no_calendar_has() {
+async fn the_sealer_goes_on_after_an_entry_from_the_end_of_the_calendar() {
     let mut scene = Scene::start().await;
     let customer = scene.customers[0];
     sqlx::query(
-        "update vlaapi.customer_data_consent set consent_tier = 'basic', consent_updated_at = 'infinity'
+        "update vlaapi.customer_data_consent set consent_tier = 'basic', consent_updated_at = '9999-12-31'
          where customer_id = $1",
     )
     .bind(customer)
