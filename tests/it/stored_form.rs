@@ -176,10 +176,10 @@ async fn what_is_created_or_changed_is_read_back_as_it_was_answered() {
         let path = format!("/v1/customers/{customer}");
         let read = async || service.get(&path).send().await.expect(200).json();
         assert_eq!(created, read().await);
-        let patch =
+        let change =
             format!("{{\"company_name\":{},\"rate_limit_rpd\":{rate}}}", json!(texts[(round + 1) % 40]));
         for _ in 0..2 {
-            let changed = service.call("PATCH", &path).raw(patch.clone()).send().await.expect(200).json();
+            let changed = service.call("PATCH", &path).raw(change.clone()).send().await.expect(200).json();
             assert_eq!(changed, read().await);
         }
 

@@ -104,7 +104,7 @@ fn is_tile(tile: &Tile, bytes: &[u8]) -> bool {
         TileKind::Hashes(_) => tile::hashes(bytes).is_ok_and(|hashes| hashes.len() == width),
         TileKind::Entries => {
             let mut entries = tile::entries(bytes);
-            entries.by_ref().take(width).filter(Result::is_ok).count() == width && entries.next().is_none()
+            entries.by_ref().take(width).flatten().count() == width && entries.next().is_none()
         }
     }
 }
