@@ -105,6 +105,9 @@ pub enum Error {
     NotSealed,
     #[error("the audit log in the database is damaged: {0}")]
     DamagedLog(String),
+    /// A row holds what this program or the database cannot work with. The text names no value of it.
+    #[error("a row cannot be used: {0}")]
+    UnusableRow(String),
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -122,6 +125,20 @@ impl From<sqlx::Error> for Error {
             sqlx::Error::Database(database) if is_transient(database.code().as_deref()) => {
                 Self::Unavailable(text)
             }
+            sqlx::Error::Database(database) if is_about_a_row(database.code().as_deref()) => {
+                let code = database.code().unwrap_or_default();
+                let names = [database.table(), database.constraint()];
+                Self::UnusableRow(
+                    names
+                        .into_iter()
+                        .flatten()
+                        .fold(format!("SQLSTATE {code}"), |text, name| text + ", " + name),
+                )
+            }
+            sqlx::Error::ColumnDecode { index, .. } => {
+                Self::UnusableRow(format!("column {index} is unreadable"))
+            }
+            sqlx::Error::Decode(_) => Self::UnusableRow("a value is unreadable".to_owned()),
             _ => Self::Internal(text),
         }
     }
@@ -153,6 +170,13 @@ pub fn ends_session(error: &sqlx::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Returns whether another row would not have failed in the same way.
+fn is_about_a_row(sqlstate: Option<&str>) -> bool {
+    let Some(code) = sqlstate else { return false };
+    // 22 data · 23 integrity · 54 limits of the database · XX001 and XX002 damaged data
+    ["22", "23", "54"].contains(&code.get(..2).unwrap_or_default()) || ["XX001", "XX002"].contains(&code)
 }
 
 /// Why a command cannot run: one sentence that says what is wrong and what to do.

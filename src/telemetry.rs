@@ -55,7 +55,8 @@ mod audit;
 mod cache;
 
 pub use audit::{
-    backlog, checkpoint_age, checkpoint_not_published, log_forked, log_size, sealed, sealing_failed, verified,
+    backlog, checkpoint_age, checkpoint_not_published, log_forked, log_size, sealed, sealing_failed,
+    uncounted, verified,
 };
 pub use cache::{cache, followed, following_ended};
 

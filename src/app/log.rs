@@ -101,6 +101,15 @@ async fn round(sealer: &mut Sealer, publication: &Publication, clock: &Clock) ->
     for (audit_id, why) in &round.quarantined {
         tracing::error!(audit_id, why, "an audit entry is in quarantine: it cannot be sealed");
     }
+    for audit_id in &round.foreign {
+        tracing::error!(
+            audit_id,
+            "an audit entry is in quarantine: its version is in the trail without its consent"
+        );
+    }
+    if round.uncounted > 0 {
+        telemetry::uncounted(round.uncounted);
+    }
     if let Some(oldest) = round.oldest {
         telemetry::sealed(round.sealed, clock.now() - oldest);
     }

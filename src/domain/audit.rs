@@ -141,6 +141,15 @@ pub struct AuditEntry {
     /// absent then; a tier is given as `none`, an action as `updated`. Absent when every field is readable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<EntryField>,
+    /// The entry was inserted past the service, without a change of the consent: it never took effect. Absent otherwise.
+    #[serde(default, skip_serializing_if = "is_false")]
+    #[schema(example = false)]
+    pub foreign: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference to the field")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A field of an entry that can hold an unreadable value.
@@ -188,7 +197,8 @@ pub struct AuditEvent {
     /// `{"unreadable": true}` when something other than this service wrote details that cannot be read.
     /// Of `pii.erased`: `legal_basis`, `fields`, and `entries` as ranges of audit ids. Of `log.opened`: the log's `origin`,
     /// and where the log before it ended. Of `pii.read`: `what` was looked at; by
-    /// which filter is in `change_reason`, since it may tell of a person.
+    /// which filter is in `change_reason`, since it may tell of a person. Of `quarantine.resolved`: the `entries`; the
+    /// operator's reason is in `change_reason`.
     #[schema(value_type = Object)]
     pub details: serde_json::Value,
     #[schema(max_length = 255, example = "key:vla_live_a1b2")]
@@ -223,16 +233,21 @@ pub enum EventKind {
     #[serde(rename = "pii.read")]
     #[sqlx(rename = "pii.read")]
     PiiRead,
+    /// An operator resolved findings about entries in quarantine.
+    #[serde(rename = "quarantine.resolved")]
+    #[sqlx(rename = "quarantine.resolved")]
+    QuarantineResolved,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 3] = [Self::LogOpened, Self::PiiErased, Self::PiiRead];
+    pub const ALL: [Self; 4] = [Self::LogOpened, Self::PiiErased, Self::PiiRead, Self::QuarantineResolved];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::LogOpened => "log.opened",
             Self::PiiErased => "pii.erased",
             Self::PiiRead => "pii.read",
+            Self::QuarantineResolved => "quarantine.resolved",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::leaf::PersonalField;
 
@@ -52,6 +53,31 @@ pub fn ranges(ids: impl IntoIterator<Item = i64>) -> Vec<[i64; 2]> {
         }
     }
     ranges
+}
+
+/// The details of a `quarantine.resolved` event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuarantineResolution {
+    pub entries: Vec<ResolvedEntry>,
+}
+
+/// An entry in quarantine that an operator has looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolvedEntry {
+    pub audit_id: i64,
+    /// The version that the entry used up, where the consent never was at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign_version: Option<ForeignVersion>,
+}
+
+/// A number in a customer's trail that is no version of the customer's consent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignVersion {
+    pub customer_id: Uuid,
+    pub version: i32,
 }
 
 /// The details of a `log.opened` event, which is the first leaf of its log.

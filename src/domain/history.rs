@@ -20,9 +20,11 @@ pub struct Stretch {
 }
 
 /// The stretches which one customer's entries, the oldest first, make until some instant. Before the first of them the
-/// entries say nothing. An end date is judged by the clock, as everywhere, whenever its entry was written.
+/// entries say nothing; foreign entries never took effect. An end date is judged by the clock, as everywhere, whenever
+/// its entry was written.
 pub fn stretches(entries: &[AuditEntry], until: DateTime<Utc>) -> Vec<Stretch> {
     let mut stretches = Vec::with_capacity(entries.len());
+    let entries: Vec<&AuditEntry> = entries.iter().filter(|entry| !entry.foreign).collect();
     for (index, entry) in entries.iter().enumerate() {
         let end = entries.get(index + 1).map_or(until, |next| next.timestamp.min(until));
         let state = entry.state();

@@ -19,8 +19,11 @@ use uuid::Uuid;
 use super::instant::{self, Buffer};
 use super::json::{self, Object};
 
-/// The only encoding so far.
+/// The encoding of new leaves.
 pub const LEAF_VERSION: u64 = 1;
+
+/// The encodings that this program can write. Entries of other encodings wait for a program that knows them.
+pub const LEAF_VERSIONS: [i16; 1] = [1];
 
 /// A leaf is kept behind a 16-bit length; and what a field holds must fit into it many times.
 pub const MAX_BYTES: usize = 60_000;
@@ -173,6 +176,8 @@ pub const LOG_OPENED: &str = "log.opened";
 pub const PII_ERASED: &str = "pii.erased";
 /// The `event` of a leaf that tells who looked at personal fields.
 pub const PII_READ: &str = "pii.read";
+/// The `event` of a leaf that resolves findings about entries in quarantine.
+pub const QUARANTINE_RESOLVED: &str = "quarantine.resolved";
 
 /// Who vouches for a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,6 +209,8 @@ pub enum LeafFault {
     Number,
     #[error("a key in it is not ASCII")]
     Key,
+    #[error("its JSON cannot be read")]
+    Unreadable,
 }
 
 impl LogEntry {

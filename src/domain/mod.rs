@@ -20,12 +20,15 @@ pub use consent::{
     MAX_EXPIRY_YEARS, Precondition, Proposal, Refusal, decide, expire, next_time,
 };
 pub use customer::{Customer, CustomerTier, ids_beginning};
-pub use erasure::{CustomerField, Erasure, LogOpening, PreviousLog, ranges};
+pub use erasure::{
+    CustomerField, Erasure, ForeignVersion, LogOpening, PreviousLog, QuarantineResolution, ResolvedEntry,
+    ranges,
+};
 pub use history::{Stretch, stretches};
 pub use leaf::{
-    CONSENT_CHANGED, Commitment, Commitments, LEAF_VERSION, LOG_OPENED, Leaf, LeafFault, LogEntry, LogEvent,
-    MAX_BYTES as MAX_LEAF_BYTES, PII_ERASED, PII_READ, PersonalField, Salted, Source, address_text, hex,
-    unhex,
+    CONSENT_CHANGED, Commitment, Commitments, LEAF_VERSION, LEAF_VERSIONS, LOG_OPENED, Leaf, LeafFault,
+    LogEntry, LogEvent, MAX_BYTES as MAX_LEAF_BYTES, PII_ERASED, PII_READ, PersonalField,
+    QUARANTINE_RESOLVED, Salted, Source, address_text, hex, unhex,
 };
 pub use link::{ConsentLink, LinkClaims, LinkKey, LinkToken};
 pub use permission::{

@@ -256,7 +256,7 @@ impl From<Error> for Problem {
                 cause: Some(cause),
                 ..Self::new(&DAMAGED_LOG, "run `consentd audit verify`: it says what was changed, and where")
             },
-            Error::Internal(cause) => Self {
+            Error::UnusableRow(cause) | Error::Internal(cause) => Self {
                 cause: Some(cause),
                 ..Self::new(&INTERNAL, "it is in the service's log under this request id")
             },

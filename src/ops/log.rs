@@ -5,6 +5,7 @@
 //! | [`vouching`] | leaf, salts and mac of an entry, before it is written |
 //! | [`opening`] | the first log of a database, and the next one after a fork |
 //! | [`sealer`] | appends what is queued, reads it back, signs |
+//! | [`quarantine`] | resolves findings about entries that are set aside |
 //! | [`memory`] | the largest checkpoint that this replica saw |
 //! | [`receipt`] | a signed promise that an entry will be in the log |
 //! | [`verifying`] | who asks for a verification, and how far it is |
@@ -20,6 +21,7 @@ use crate::tlog::{Checkpoint, RetiredKey, SigningKey, VerifierKey};
 
 pub mod memory;
 pub mod opening;
+pub mod quarantine;
 pub mod receipt;
 pub mod sealer;
 pub mod verifying;
@@ -82,9 +84,16 @@ pub struct LogState {
     pub signed_at: Option<DateTime<Utc>>,
     /// Why the log cannot go on, if it cannot.
     pub fork: Option<String>,
+    /// Unresolved entries in quarantine, as last counted.
+    pub quarantined: i64,
 }
 
 impl LogView {
+    /// Records how many unresolved entries are in quarantine.
+    pub fn set_quarantined(&self, quarantined: i64) {
+        self.change(|state| state.quarantined = quarantined);
+    }
+
     pub fn get(&self) -> LogState {
         self.0.read().map(|state| state.clone()).unwrap_or_default()
     }

@@ -1,5 +1,6 @@
 //! The audit trail, newest first.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -106,7 +107,8 @@ impl Store {
         Ok(query.build_query_as().fetch_optional(&self.reads).await?)
     }
 
-    /// Returns the customer's last entry at or before an instant.
+    /// Returns the customer's last entry at or before an instant, of those that took effect. The others have a version past
+    /// the consent's or past the deletion of the customer, or are in quarantine for a version that the consent never had.
     pub(super) async fn newest_entry_until(
         &self,
         customer_id: Uuid,
@@ -115,11 +117,21 @@ impl Store {
         let mut query = QueryBuilder::<Postgres>::new(ENTRIES);
         query.push(" where customer_id = ").push_bind(customer_id);
         query.push(" and timestamp <= ").push_bind(instant);
-        query.push(" order by version desc limit 1");
+        query.push(" and version <= ");
+        last_version(&mut query, customer_id);
+        query.push(" and not ").push(IS_FOREIGN).push(" order by version desc limit 1");
         Ok(query.build_query_as().fetch_optional(&self.reads).await?)
     }
 
-    /// The entries of one customer which made the version before this one, this one, and the one after it.
+    /// Returns the entry that made a customer's consent what it is, or records that the customer was deleted.
+    pub async fn current_entry(&self, customer_id: Uuid) -> Result<Option<AuditEntry>, Error> {
+        let mut query = QueryBuilder::<Postgres>::new(ENTRIES);
+        query.push(" where customer_id = ").push_bind(customer_id).push(" and version = ");
+        last_version(&mut query, customer_id);
+        Ok(query.build_query_as().fetch_optional(&self.reads).await?)
+    }
+
+    /// The entry of one customer that made this version, between the nearest ones before and after it that took effect.
     pub async fn versions_around(
         &self,
         customer_id: Uuid,
@@ -127,17 +139,22 @@ impl Store {
     ) -> Result<[Option<AuditEntry>; 3], Error> {
         let mut query = QueryBuilder::<Postgres>::new(ENTRIES);
         query.push(" where customer_id = ").push_bind(customer_id);
-        query.push(" and version >= ").push_bind(version.saturating_sub(1));
-        query.push(" and version <= ").push_bind(version.saturating_add(1));
+        query.push(" and version = ").push_bind(version);
+        for (comparison, order) in [("<", "desc"), (">", "asc")] {
+            query.push(" union all (").push(ENTRIES).push(" where customer_id = ").push_bind(customer_id);
+            query.push(" and version ").push(comparison).push(" ").push_bind(version);
+            query.push(" and not ").push(IS_FOREIGN);
+            query.push(" order by version ").push(order).push(" limit 1)");
+        }
         let entries: Vec<AuditEntry> = query.build_query_as().fetch_all(&self.reads).await?;
         let mut around = [None, None, None];
         for entry in entries {
-            if let Some(place) = usize::try_from(i64::from(entry.version) - i64::from(version) + 1)
-                .ok()
-                .and_then(|at| around.get_mut(at))
-            {
-                *place = Some(entry);
-            }
+            let place = match entry.version.cmp(&version) {
+                Ordering::Less => 0,
+                Ordering::Equal => 1,
+                Ordering::Greater => 2,
+            };
+            around[place] = Some(entry);
         }
         Ok(around)
     }
@@ -160,8 +177,28 @@ impl Store {
 /// The columns of an entry, in the order in which they are read.
 const ENTRIES: &str = "select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, \
                        on_behalf_of, change_reason, ip_address, user_agent, request_id, \
-                       vlaapi.calendar_time(timestamp) as timestamp \
+                       vlaapi.calendar_time(timestamp) as timestamp, \
+                       exists (select from vlaapi.audit_quarantine aside \
+                         where aside.audit_id = customer_consent_audit.audit_id and aside.foreign_version) as is_foreign \
                        from vlaapi.customer_consent_audit";
+
+/// The same of entries as they are in the log: a mark that came later is not in it.
+const SEALED: &str = "select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by, \
+                      on_behalf_of, change_reason, ip_address, user_agent, request_id, \
+                      vlaapi.calendar_time(timestamp) as timestamp, false as is_foreign \
+                      from vlaapi.customer_consent_audit";
+
+/// Whether the entry is in quarantine for a version that is not its customer's.
+const IS_FOREIGN: &str = "exists (select from vlaapi.audit_quarantine aside \
+                          where aside.audit_id = customer_consent_audit.audit_id and aside.foreign_version)";
+
+/// Adds the version at which a customer's trail ends: that of the consent, or that of the entry that records the deletion.
+fn last_version(query: &mut QueryBuilder<Postgres>, customer_id: Uuid) {
+    query.push("coalesce((select version from vlaapi.customer_data_consent where customer_id = ");
+    query.push_bind(customer_id);
+    query.push("), (select max(version) from vlaapi.customer_consent_audit where customer_id = ");
+    query.push_bind(customer_id).push(" and action = 'erased'))");
+}
 
 /// A field that holds no readable value is reported and named in the entry: the rest of the entry can be read.
 impl FromRow<'_, PgRow> for AuditEntry {
@@ -210,6 +247,7 @@ impl FromRow<'_, PgRow> for AuditEntry {
             request_id: row.try_get("request_id")?,
             timestamp: row.try_get("timestamp")?,
             unreadable,
+            foreign: row.try_get("is_foreign")?,
         })
     }
 }
@@ -241,9 +279,9 @@ impl FromRow<'_, PgRow> for AuditEvent {
     }
 }
 
-/// The statement for some entries, newest first.
+/// The statement for some entries, newest first, as they are in the log.
 pub(super) fn entries_of(audit_ids: &[i64]) -> QueryBuilder<Postgres> {
-    let mut query = QueryBuilder::<Postgres>::new(ENTRIES);
+    let mut query = QueryBuilder::<Postgres>::new(SEALED);
     query.push(" where audit_id = any(").push_bind(audit_ids.to_vec()).push(") order by audit_id desc");
     query
 }

@@ -36,7 +36,9 @@ pub struct ConsentFilter {
 }
 
 impl Store {
-    /// The consent as it stood at an instant, from the audit trail; `None` when the customer is unknown and has none.
+    /// The consent as it was at an instant, from the audit trail; `None` when the customer is unknown and has none. Entries
+    /// whose version the consent never was at are passed: after the consent's version, after the entry that says that
+    /// the customer was deleted, or in quarantine.
     pub async fn consent_as_of(
         &self,
         customer_id: Uuid,
@@ -171,6 +173,9 @@ pub async fn of_customers(
 #[derive(Clone, Debug)]
 pub struct Locked {
     pub record: ConsentRecord,
+    /// The version of its next change: the one after it, or a later one where the trail has entries that are not the
+    /// consent's; `None` when there is none left.
+    pub next_version: Option<i32>,
     /// Whether the `expired` entry of its end is written.
     pub expiry_recorded: bool,
     /// Drawn after the lock was had, which also gave the transaction its number: of one customer's entries, the later one
@@ -178,8 +183,16 @@ pub struct Locked {
     pub audit_ids: VecDeque<i64>,
 }
 
+impl Locked {
+    /// Returns whether the trail has entries right after the consent's version that are not the consent's.
+    pub fn skips_versions(&self) -> bool {
+        self.next_version != self.record.version.checked_add(1)
+    }
+}
+
 /// Locks those of these consents that are there and that nobody else holds, and draws as many audit ids for each as
-/// `changes` says in the same place. Nothing is waited for.
+/// `changes` says in the same place. Nothing is waited for. Entries past a consent's version were inserted past the
+/// service: they are set aside, and skipped.
 pub async fn lock(
     connection: &mut PgConnection,
     customer_ids: &[Uuid],
@@ -205,15 +218,40 @@ pub async fn lock(
           consent_updated_at, expires_at, version as "version!", audit_id, expiry_recorded as "expiry_recorded!",
           array(
             select nextval('vlaapi.customer_consent_audit_audit_id_seq') from generate_series(1, changes)
-          ) as "audit_ids!"
+          ) as "audit_ids!",
+          exists (
+            select from vlaapi.customer_consent_audit later
+            where later.customer_id = locked.customer_id and later.version > locked.version
+          ) as "has_foreign!"
         from locked join unnest($1::uuid[], $2::integer[]) as wanted (customer_id, changes) using (customer_id)
         "#,
         customer_ids,
         changes,
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    let mut locked = Vec::with_capacity(rows.len());
+    for row in rows {
+        let next_version = if row.has_foreign {
+            skip_foreign(connection, row.customer_id, row.version).await?
+        } else {
+            row.version.checked_add(1)
+        };
+        locked.push(Locked { next_version, ..row.into() });
+    }
+    Ok(locked)
+}
+
+/// Sets the entries aside that use up the next versions of a consent, and returns the version after them. In this
+/// transaction: entries are reported if they are skipped, and not otherwise.
+async fn skip_foreign(
+    connection: &mut PgConnection,
+    customer_id: Uuid,
+    version: i32,
+) -> sqlx::Result<Option<i32>> {
+    sqlx::query_scalar!("select vlaapi.next_consent_version($1, $2)", customer_id, version)
+        .fetch_one(connection)
+        .await
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "columns are what they are")]
@@ -232,11 +270,13 @@ struct LockedRow {
     audit_id: Option<i64>,
     expiry_recorded: bool,
     audit_ids: Vec<i64>,
+    has_foreign: bool,
 }
 
 impl From<LockedRow> for Locked {
     fn from(row: LockedRow) -> Self {
         Self {
+            next_version: None,
             record: ConsentRecord {
                 customer_id: row.customer_id,
                 consent_tier: row.consent_tier,

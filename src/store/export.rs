@@ -41,6 +41,7 @@ pub struct RawEntry<'r> {
     pub request_id: Option<&'r str>,
     pub timestamp: Moment<'r>,
     pub unreadable: Vec<EntryField>,
+    pub foreign: bool,
 }
 
 /// A [`ConsentState`](crate::domain::ConsentState), borrowed.
@@ -160,6 +161,7 @@ impl<'r> RawEntry<'r> {
             request_id: column(row, 13)?,
             timestamp: Moment::At(column(row, 14)?),
             unreadable,
+            foreign: column(row, 15)?,
         })
     }
 }

@@ -127,13 +127,6 @@ pub async fn checkpoints_between(
     Ok(rows.into_iter().map(|row| (row.log_id, row.tree_size)).collect())
 }
 
-pub async fn quarantined(connection: &mut PgConnection) -> Result<Vec<(i64, String)>, Error> {
-    let rows = sqlx::query!("select audit_id, reason from vlaapi.audit_quarantine order by audit_id")
-        .fetch_all(connection)
-        .await?;
-    Ok(rows.into_iter().map(|row| (row.audit_id, row.reason)).collect())
-}
-
 /// An entry or event without a leaf.
 #[derive(Clone, Debug)]
 pub struct Unsealed {
@@ -237,14 +230,6 @@ pub struct ListedCheckpoint {
     pub witnesses: i64,
 }
 
-/// An entry that cannot be sealed.
-#[derive(Clone, Debug)]
-pub struct Quarantined {
-    pub audit_id: i64,
-    pub reason: String,
-    pub found_at: DateTime<Utc>,
-}
-
 impl Store {
     /// The checkpoints of all logs, newest first, below `before`.
     pub async fn list_checkpoints(
@@ -278,22 +263,5 @@ impl Store {
             witnesses: row.witnesses,
         });
         Ok(listed.collect())
-    }
-
-    /// Some of what is in quarantine, newest first.
-    pub async fn list_quarantined(&self, limit: i64) -> Result<Vec<Quarantined>, Error> {
-        let quarantined = sqlx::query_as!(
-            Quarantined,
-            r#"
-            select audit_id, reason, vlaapi.calendar_time(found_at) as "found_at!"
-            from vlaapi.audit_quarantine
-            order by audit_id desc
-            limit $1
-            "#,
-            limit,
-        )
-        .fetch_all(&self.reads)
-        .await?;
-        Ok(quarantined)
     }
 }

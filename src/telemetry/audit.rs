@@ -14,6 +14,7 @@ pub(super) const SEALING_LAG: &str = "consentd_audit_sealing_lag_seconds";
 const SEALING_FAILURES: &str = "consentd_audit_sealing_failures_total";
 const PENDING: &str = "consentd_audit_pending";
 const PENDING_AGE: &str = "consentd_audit_pending_oldest_seconds";
+const UNCOUNTED: &str = "consentd_audit_uncounted_total";
 const QUARANTINED: &str = "consentd_audit_quarantined";
 const CHECKPOINT_AGE: &str = "consentd_audit_checkpoint_age_seconds";
 const UNPUBLISHED: &str = "consentd_audit_checkpoint_failures_total";
@@ -39,7 +40,8 @@ pub(super) fn describe() {
     describe_counter!(SEALING_FAILURES, Unit::Count, "Rounds of sealing of this replica that failed");
     describe_gauge!(PENDING, Unit::Count, "Audit entries that wait to be sealed");
     describe_gauge!(PENDING_AGE, Unit::Seconds, "How long the oldest of them has waited");
-    describe_gauge!(QUARANTINED, Unit::Count, "Audit entries that cannot be sealed");
+    describe_gauge!(QUARANTINED, Unit::Count, "Audit entries in quarantine that are not resolved");
+    describe_counter!(UNCOUNTED, Unit::Count, "Sealed audit entries that are missing in the counts by day");
     describe_gauge!(
         CHECKPOINT_AGE,
         Unit::Seconds,
@@ -51,6 +53,7 @@ pub(super) fn describe() {
     describe_gauge!(VERIFIED_CLEAN, Unit::Count, "1 if that verification found nothing, else 0");
     counter!(SEALED).absolute(0);
     counter!(SEALING_FAILURES).absolute(0);
+    counter!(UNCOUNTED).absolute(0);
     gauge!(FORKED).set(0.0);
     for place in ["file", "webhook", "witness"] {
         counter!(UNPUBLISHED, "place" => place).absolute(0);
@@ -61,6 +64,10 @@ pub(super) fn describe() {
 pub fn sealed(entries: usize, lag: TimeDelta) {
     counter!(SEALED).increment(entries as u64);
     histogram!(SEALING_LAG).record(lag.to_std().unwrap_or(Duration::ZERO));
+}
+
+pub fn uncounted(entries: usize) {
+    counter!(UNCOUNTED).increment(entries as u64);
 }
 
 pub fn sealing_failed() {

@@ -41,6 +41,8 @@ struct Run<'a> {
     ledger: Ledger,
     /// Personal fields which are committed to and gone.
     gone: Vec<(i64, PersonalField)>,
+    /// Entries that name a principal of the service, which does not vouch for them; and the principal.
+    pretended: Vec<(i64, String)>,
     progress: Progress<'a>,
     pacer: Pacer,
     done: u64,
@@ -65,6 +67,7 @@ pub async fn verify(
         report,
         ledger: Ledger::new(scope.standards.now, since.is_some()),
         gone: Vec::new(),
+        pretended: Vec::new(),
         progress,
         pacer,
         done: 0,
@@ -82,10 +85,12 @@ pub async fn verify(
         if number == 0 && begin.size() > 0 {
             run.done = begin.size();
             lowest = rows::audit_id_of(connection, log.log_id, begin.size().cast_signed() - 1).await?;
+            run.earlier_resolutions(connection, log.log_id, begin.size().cast_signed()).await?;
         }
         run.log(connection, log, begin, logs.get(number + 1)).await?;
     }
     run.trail(connection, lowest).await?;
+    run.pretended();
     run.report.customers = run.ledger.customers();
     run.consents(connection).await?;
     let gone = std::mem::take(&mut run.gone);

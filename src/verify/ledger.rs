@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::{CLOCK_SKEW, Report, Rule};
 use crate::domain::{
-    CONSENT_CHANGED, Erasure, LOG_OPENED, Leaf, LogOpening, PII_ERASED, PersonalField, PreviousLog, Source,
+    CONSENT_CHANGED, Erasure, ForeignVersion, LOG_OPENED, Leaf, LogOpening, PII_ERASED, PersonalField,
+    PreviousLog, QUARANTINE_RESOLVED, QuarantineResolution, Source,
 };
 
 /// One customer's versions so far.
@@ -17,8 +18,36 @@ struct Versions {
     through: i32,
     ahead: BTreeSet<i32>,
     last_time: Option<DateTime<Utc>>,
-    /// The last version took the consent away with its customer.
-    ended: bool,
+    /// The last version that took the consent away with its customer; 0 where none did.
+    ended: i32,
+}
+
+/// Versions that a consent never was at: they use up numbers, and say nothing of the consent.
+type Foreign = BTreeSet<i32>;
+
+static NONE_FOREIGN: Foreign = BTreeSet::new();
+
+impl Versions {
+    /// Returns the last version that is the consent's own.
+    fn last(&self, foreign: &Foreign) -> i32 {
+        let own = self.ahead.iter().rev().find(|version| !foreign.contains(version));
+        own.copied().unwrap_or_else(|| {
+            let mut last = self.through;
+            while last > 0 && foreign.contains(&last) {
+                last -= 1;
+            }
+            last
+        })
+    }
+}
+
+/// A version whose time is before that of the version before it.
+#[derive(Clone, Debug)]
+struct Disorder {
+    customer_id: Uuid,
+    version: i32,
+    audit_id: i64,
+    timestamp: DateTime<Utc>,
 }
 
 /// A version as an entry tells it.
@@ -34,7 +63,12 @@ pub struct VersionTold {
 #[derive(Debug, Default)]
 pub struct Ledger {
     customers: HashMap<Uuid, Versions>,
+    foreign: HashMap<Uuid, Foreign>,
     erasures: BTreeMap<PersonalField, Vec<[i64; 2]>>,
+    /// Entries in quarantine that an operator resolved, by the log's word.
+    resolved: BTreeSet<i64>,
+    /// To be reported once it is known which versions are foreign.
+    disorders: Vec<Disorder>,
     opening: Option<LogOpening>,
     /// Entries up to this one were there before any log was.
     pub adopted_through: i64,
@@ -68,6 +102,9 @@ impl Ledger {
         }
         if leaf.event == PII_ERASED {
             self.erased(&leaf, place(), report);
+        }
+        if leaf.event == QUARANTINE_RESOLVED {
+            self.resolution(&leaf, place(), report);
         }
         if leaf.event == CONSENT_CHANGED {
             match (leaf.customer_id, leaf.version, &leaf.action) {
@@ -126,6 +163,38 @@ impl Ledger {
         }
     }
 
+    /// Takes up an event that resolved entries in quarantine: the service must vouch for it.
+    pub fn resolution(&mut self, leaf: &Leaf, place: String, report: &mut Report) {
+        match serde_json::from_value::<QuarantineResolution>(leaf.details.clone().unwrap_or_default()) {
+            Ok(_) if leaf.src != Source::Service => {
+                report.find(Rule::V9, place, "the service does not vouch for this resolution");
+            }
+            Ok(resolution) => {
+                for entry in resolution.entries {
+                    self.resolved.insert(entry.audit_id);
+                    if let Some(foreign) = entry.foreign_version {
+                        self.foreign(foreign);
+                    }
+                }
+            }
+            Err(error) => report.find(Rule::V9, place, format!("the resolution cannot be read: {error}")),
+        }
+    }
+
+    /// Returns whether a sealed event resolved what was found of this entry.
+    pub fn is_resolved(&self, audit_id: i64) -> bool {
+        self.resolved.contains(&audit_id)
+    }
+
+    /// Takes up a version that is not its customer's, and that is resolved or found by itself.
+    pub fn foreign(&mut self, foreign: ForeignVersion) {
+        self.foreign.entry(foreign.customer_id).or_default().insert(foreign.version);
+    }
+
+    fn foreign_of(&self, customer_id: Uuid) -> &Foreign {
+        self.foreign.get(&customer_id).unwrap_or(&NONE_FOREIGN)
+    }
+
     /// A version of a customer's consent: none twice, none skipped, none before the one before it.
     pub fn version(&mut self, told: &VersionTold, report: &mut Report) {
         let partial = self.partial;
@@ -142,17 +211,20 @@ impl Ledger {
             versions.ahead.insert(told.version);
             return;
         }
+        if told.action == "erased" {
+            versions.ended = told.version;
+        }
         versions.through = told.version;
         while versions.ahead.remove(&(versions.through + 1)) {
             versions.through += 1;
         }
-        versions.ended = told.action == "erased";
         if versions.last_time.is_some_and(|last| told.timestamp < last) {
-            report.find(
-                Rule::V12,
-                place(),
-                format!("its time {} is before its predecessor's", told.timestamp),
-            );
+            self.disorders.push(Disorder {
+                customer_id: told.customer_id,
+                version: told.version,
+                audit_id: told.audit_id,
+                timestamp: told.timestamp,
+            });
         }
         versions.last_time = Some(told.timestamp);
     }
@@ -165,10 +237,23 @@ impl Ledger {
         self.customers.keys().copied().collect()
     }
 
-    /// No gap in what was told of each customer.
-    pub fn find_gaps(&self, report: &mut Report) {
+    /// No gap in what was told of each customer, and no version before the one before it. To be called when all foreign
+    /// versions are known.
+    pub fn find_gaps(&mut self, report: &mut Report) {
+        for disorder in std::mem::take(&mut self.disorders) {
+            let foreign = self.foreign_of(disorder.customer_id);
+            if !foreign.contains(&disorder.version) && !foreign.contains(&(disorder.version - 1)) {
+                report.find(
+                    Rule::V12,
+                    format!("entry {} of customer {}", disorder.audit_id, disorder.customer_id),
+                    format!("its time {} is before its predecessor's", disorder.timestamp),
+                );
+            }
+        }
         for (customer_id, versions) in &self.customers {
-            if let Some(next) = versions.ahead.first() {
+            let foreign = self.foreign_of(*customer_id);
+            let mut own = versions.ahead.iter().filter(|version| !foreign.contains(version));
+            if let Some(next) = own.next() {
                 report.find(
                     Rule::V10,
                     format!("customer {customer_id}"),
@@ -188,7 +273,7 @@ impl Ledger {
                 format!("the consent is at version {version}, and there is no entry"),
             ),
             Some(versions) => {
-                let last = versions.ahead.last().copied().unwrap_or(versions.through);
+                let last = versions.last(self.foreign_of(customer_id));
                 if version != last {
                     report.find(
                         Rule::V10,
@@ -202,12 +287,15 @@ impl Ledger {
 
     /// Customers whose consent was not there, although nothing says that it was taken away.
     pub fn consents_missing(&self, report: &mut Report) {
-        for (customer_id, versions) in self.customers.iter().filter(|(_, versions)| !versions.ended) {
-            report.find(
-                Rule::V10,
-                format!("customer {customer_id}"),
-                format!("the entries end at version {}, and there is no consent", versions.through),
-            );
+        for (customer_id, versions) in &self.customers {
+            let last = versions.last(self.foreign_of(*customer_id));
+            if last != versions.ended {
+                report.find(
+                    Rule::V10,
+                    format!("customer {customer_id}"),
+                    format!("the entries end at version {last}, and there is no consent"),
+                );
+            }
         }
     }
 

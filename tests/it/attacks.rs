@@ -9,6 +9,7 @@ mod control;
 mod damaged;
 mod edges;
 mod files;
+mod foreign;
 mod forgery;
 mod offline;
 mod scene;

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The commands as a user types them.
-const COMMANDS: [&str; 37] = [
+const COMMANDS: [&str; 40] = [
     "serve",
     "healthcheck",
     "load",
@@ -34,6 +34,9 @@ const COMMANDS: [&str; 37] = [
     "audit mirror",
     "audit keygen",
     "audit new-log",
+    "audit quarantine",
+    "audit quarantine list",
+    "audit quarantine resolve",
     "audit replay-erasures",
     "key",
     "key create",

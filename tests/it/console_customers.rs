@@ -578,7 +578,7 @@ proptest! {
                 audit_id: i64::from(version), customer_id, action: AuditAction::Updated, version, previous_tier: None,
                 new_tier: *tier, previous: None, current: Some(Json(state)), changed_by: None, on_behalf_of: None,
                 change_reason: None, ip_address: None, user_agent: None, request_id: None, timestamp: at(time),
-                unreadable: Vec::new(),
+                unreadable: Vec::new(), foreign: false,
             }
         }).collect();
         let found = stretches(&entries, at(end));

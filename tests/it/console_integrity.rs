@@ -49,7 +49,7 @@ async fn the_page_shows_what_is_signed_and_what_cannot_be_sealed() {
     .await;
     sealer.round(service.now()).await.expect("a round");
     let page = visitor.get("/console/integrity").await.expect(200).text();
-    assert!(page.contains("Entries that cannot be sealed, the newest 1"), "{page}");
+    assert!(page.contains("Entries that are set aside, the newest 1"), "{page}");
     // Nobody seals: what waits is late.
     service.put(service.customer().await, &json!({"consent_tier": "basic"})).send().await.expect(201);
     service.advance(TimeDelta::days(10_000));

@@ -10,6 +10,8 @@ use consentd::domain::{
     expire,
 };
 use consentd::error::StartError;
+use consentd::store::Store;
+use consentd::store::audit::AuditFilter;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use uuid::Uuid;
 
@@ -44,13 +46,12 @@ async fn contents(connection: &mut PgConnection) -> Vec<String> {
     sqlx::query_scalar(query).fetch_all(connection).await.expect("the query runs")
 }
 
-async fn entries(connection: &mut PgConnection) -> Vec<AuditEntry> {
-    sqlx::query_as::<_, AuditEntry>("select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, changed_by,
-           on_behalf_of, change_reason, ip_address, user_agent, request_id, timestamp
-         from vlaapi.customer_consent_audit order by customer_id, version")
-    .fetch_all(connection)
-    .await
-    .expect("the query runs")
+async fn entries(database: &TestDatabase) -> Vec<AuditEntry> {
+    let store = Store::new(&database.service, 1, 1);
+    let entries = store.audit_entries(&AuditFilter::default(), None, i64::MAX).await;
+    let mut entries = entries.expect("the trail can be read");
+    entries.sort_by_key(|entry| (entry.customer_id, entry.version));
+    entries
 }
 
 async fn consents(connection: &mut PgConnection) -> Vec<ConsentRecord> {
@@ -100,7 +101,7 @@ async fn the_rules_make_every_entry_from_the_one_before_and_the_last_one_stands(
     let database = database().await;
     demo(&database, "--customers 400").await.unwrap();
     let mut connection = database.owner.connect().await.unwrap();
-    let entries = entries(&mut connection).await;
+    let entries = entries(&database).await;
     let consents = consents(&mut connection).await;
 
     let mut told = 0;
@@ -138,7 +139,7 @@ async fn audit_ids_follow_time_without_a_gap_and_new_ones_come_after() {
     let database = database().await;
     demo(&database, "--customers 200").await.unwrap();
     let mut connection = database.owner.connect().await.unwrap();
-    let mut entries = entries(&mut connection).await;
+    let mut entries = entries(&database).await;
     entries.sort_by_key(|entry| entry.audit_id);
     for pair in entries.windows(2) {
         assert_eq!(pair[0].audit_id + 1, pair[1].audit_id);
@@ -156,7 +157,7 @@ async fn the_history_is_believable() {
     let database = database().await;
     demo(&database, "--customers 1000").await.unwrap();
     let mut connection = database.owner.connect().await.unwrap();
-    let entries = entries(&mut connection).await;
+    let entries = entries(&database).await;
     let count = |wanted: &dyn Fn(&AuditEntry) -> bool| entries.iter().filter(|entry| wanted(entry)).count();
 
     assert!((8_000..12_500).contains(&entries.len()), "{} entries", entries.len());
@@ -313,5 +314,5 @@ async fn a_row_that_comes_after_its_trail_must_be_what_the_last_entry_tells() {
     let record = &consents(&mut connection).await[0];
     assert_eq!((record.version, record.audit_id), (1, Some(7)));
     assert_eq!(record.consent_granted_at, record.consent_updated_at);
-    assert_eq!(entries(&mut connection).await.len(), 1, "no entry is added");
+    assert_eq!(entries(&database).await.len(), 1, "no entry is added");
 }

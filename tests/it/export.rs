@@ -67,6 +67,11 @@ async fn odd_entries(service: &Service) {
     let texts = ["plain", "=1+1", "a,b \"c\"", "line\r\nbreak", "\u{1b}[2J\u{7f}\t", "ß→😀", "@", "-", ""];
     let addresses = ["203.0.113.7", "10.0.0.0/8", "2001:db8::1", "::ffff:192.0.2.1"];
     let pool = service.sql().await;
+    // As entries are that came before their shape was checked.
+    sqlx::raw_sql("alter table vlaapi.customer_consent_audit disable trigger customer_consent_audit_check")
+        .execute(&pool)
+        .await
+        .expect("the owner may do it");
     for round in 0..texts.len() * moments.len() {
         let text =
             |step: usize| (!(round + step).is_multiple_of(5)).then(|| texts[(round + step) % texts.len()]);

@@ -76,6 +76,7 @@ impl Model {
             let first = i64::from(record.version) + 1;
             Locked {
                 record: record.clone(),
+                next_version: Some(record.version + 1),
                 expiry_recorded: *expiry_recorded,
                 audit_ids: (first..).take(items).collect(),
             }

@@ -9,6 +9,7 @@ mod keys;
 mod managed;
 mod proofs;
 mod publication;
+mod quarantine;
 mod reading;
 mod restore;
 pub mod running;

@@ -23,6 +23,7 @@ mod expiry;
 mod export;
 mod fairness;
 mod fold;
+mod foreign;
 mod foreign_values;
 mod housekeeping;
 mod keys;

@@ -817,3 +817,31 @@ async fn a_link_makes_only_so_many_changes() {
     service.advance(TimeDelta::minutes(1));
     browser.submit(&withdraw).await.expect(303);
 }
+
+#[tokio::test]
+async fn the_page_goes_on_past_an_entry_that_was_inserted_without_its_consent() {
+    let service = Service::start().await;
+    let customer = giver(&service).await;
+    let foreign = format!(
+        "insert into vlaapi.customer_consent_audit (customer_id, action, version, new_tier, previous, current, changed_by)
+         select customer_id, 'withdrawn', version + 1, 'none', current, current || '{{\"consent_tier\": \"none\"}}', 'link:x'
+         from vlaapi.customer_consent_audit where customer_id = '{customer}' order by version desc limit 1"
+    );
+    let insert = async || {
+        let pool = sqlx::PgPool::connect_with(service.login.clone()).await.expect("the database is there");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(foreign.clone())).execute(&pool).await.expect("it is lawful");
+    };
+    insert().await;
+    let mut browser = Browser::at(&service, customer).await;
+    let page = browser.get(HOME).await.expect(200);
+    let withdraw = form(&page, "/my/consent/withdraw");
+    let page = browser.follow(&withdraw).await;
+    assert_eq!(service.consent(customer).await["version"], 3);
+    insert().await;
+    let undo = form(&page, "/my/consent/undo");
+    browser.follow(&undo).await;
+    let record = service.consent(customer).await;
+    assert_eq!((&record["version"], &record["consent_tier"]), (&json!(5), &json!("research")));
+    let history = browser.get("/my/consent/history").await.expect(200);
+    assert_eq!(history.text().matches("<p class=\"my-when\">").count(), 3, "{}", history.text());
+}

@@ -47,6 +47,9 @@ pub async fn measure(
         }
         if let Ok(backlog) = store.backlog().await {
             let now = clock.now();
+            if let Some(log) = &sealed {
+                log.set_quarantined(backlog.quarantined);
+            }
             telemetry::backlog(backlog.pending, now - backlog.oldest.unwrap_or(now), backlog.quarantined);
         }
         if !sleep_or_stop(Duration::from_secs(5), &stop).await {

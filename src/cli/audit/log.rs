@@ -136,14 +136,19 @@ pub struct NewLogArgs {
     database: DatabaseConfig,
 }
 
-pub async fn new_log(args: NewLogArgs) -> Result<(), Failure> {
-    let reason = args.reason.trim();
+/// Reads the text of `--reason`.
+pub(super) fn reason(text: &str) -> Result<String, Failure> {
+    let reason = text.trim();
     if reason.is_empty() || reason.contains('\0') || reason.chars().count() > 1000 {
         return Err(Failure::new("--reason is what auditors will read: up to 1000 characters"));
     }
+    Ok(reason.to_owned())
+}
+
+pub async fn new_log(args: NewLogArgs) -> Result<(), Failure> {
     let by = Attribution {
         changed_by: "system:operator".to_owned(),
-        change_reason: Some(reason.to_owned()),
+        change_reason: Some(reason(&args.reason)?),
         ..Attribution::default()
     };
     let log =
@@ -244,7 +249,7 @@ fn deletion_list(from: &Path) -> Result<DeletionList, Failure> {
 }
 
 /// Does something in the database, with the log's keys, beside a service that may be running.
-async fn with_database<T>(
+pub(super) async fn with_database<T>(
     config: &DatabaseConfig,
     files: &AuditKeyFiles,
     work: impl AsyncFnOnce(&Store, &LogKeys, &Path) -> Result<T, Error>,

@@ -2,6 +2,7 @@
 
 mod keys;
 mod log;
+mod quarantine;
 mod trail;
 mod verify;
 
@@ -77,6 +78,8 @@ enum AuditCommand {
         consentd audit new-log --reason \"restored the backup of 3 June after a disk failure\""
     )]
     NewLog(Box<log::NewLogArgs>),
+    /// List entries that are set aside, and resolve them
+    Quarantine(quarantine::QuarantineArgs),
     /// Erase again what a restored backup has brought back
     #[command(
         after_help = "DIR is a copy of the log from before the restore, which `consentd audit mirror` makes. Only entries \
@@ -96,6 +99,7 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
         AuditCommand::Mirror { mirror, client } => log::mirror(&Client::new(&client)?, mirror).await,
         AuditCommand::Keygen(args) => keys::run(&args),
         AuditCommand::NewLog(args) => log::new_log(*args).await,
+        AuditCommand::Quarantine(args) => quarantine::run(args).await,
         AuditCommand::ReplayErasures(args) => log::replay_erasures(*args).await,
     }
 }

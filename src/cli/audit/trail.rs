@@ -139,7 +139,7 @@ fn row(entry: AuditEntry) -> [String; 10] {
     [
         entry.audit_id.to_string(),
         time(entry.timestamp),
-        entry.action.as_str().to_owned(),
+        action(&entry),
         entry.customer_id.to_string(),
         entry.version.to_string(),
         or_dash(entry.previous_tier.map(ConsentTier::as_str)),
@@ -148,6 +148,13 @@ fn row(entry: AuditEntry) -> [String; 10] {
         or_dash(entry.ip_address.map(|network| network.ip())),
         or_dash(entry.change_reason),
     ]
+}
+
+/// The action, and what keeps it from being taken as it is.
+fn action(entry: &AuditEntry) -> String {
+    let remarks = [(entry.foreign, " (never took effect)"), (!entry.unreadable.is_empty(), " (unreadable)")];
+    let remarks = remarks.into_iter().filter_map(|(holds, remark)| holds.then_some(remark));
+    remarks.fold(entry.action.as_str().to_owned(), |text, remark| text + remark)
 }
 
 async fn request_export(client: &Client, filters: &Filters, format: Format) -> Result<Response, Failure> {

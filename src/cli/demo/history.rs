@@ -190,6 +190,7 @@ impl History {
             request_id: None,
             timestamp: change.timestamp,
             unreadable: Vec::new(),
+            foreign: false,
         };
         if entry.action != AuditAction::Expired {
             self.habits.sign(&mut entry, &mut self.dice);

@@ -206,6 +206,9 @@ fn object(bytes: &mut Vec<u8>, entry: &RawEntry<'_>, text: &mut String) {
     if !entry.unreadable.is_empty() {
         object.words("unreadable", entry.unreadable.iter().map(|field| field.as_str()));
     }
+    if entry.foreign {
+        object.boolean("foreign", true);
+    }
     object.end();
 }
 
@@ -240,7 +243,7 @@ fn csv(bytes: &mut Vec<u8>, page: &RawPage, places: Range<usize>) -> Result<(), 
     writer.flush().map_err(|error| Error::Internal(error.to_string()))
 }
 
-pub static CSV_HEADER: [&str; 25] = [
+pub static CSV_HEADER: [&str; 26] = [
     "audit_id",
     "timestamp",
     "customer_id",
@@ -266,6 +269,7 @@ pub static CSV_HEADER: [&str; 25] = [
     "ip_address",
     "user_agent",
     "request_id",
+    "foreign",
 ];
 
 /// The cell of a field that holds no readable value.
@@ -317,6 +321,7 @@ fn row(writer: &mut csv::Writer<&mut Vec<u8>>, entry: &RawEntry<'_>, text: &mut 
     writer.write_field(entry.ip_address.map_or("", |network| show(text, network.ip())))?;
     writer.write_field(&*defused(entry.user_agent))?;
     writer.write_field(&*defused(entry.request_id))?;
+    writer.write_field(if entry.foreign { "true" } else { "" })?;
     writer.write_record(None::<&[u8]>)
 }
 

@@ -59,6 +59,13 @@ pub const READY: &str = "ready";
 const FORKED: &str =
     "forked: the database contradicts a checkpoint that was published, and nothing is sealed any more";
 
+fn in_quarantine(entries: i64) -> Detail {
+    format!(
+        "{entries} audit entries are in quarantine: the rest is sealed; see `consentd audit quarantine list`"
+    )
+    .into()
+}
+
 /// Is the process alive?
 ///
 /// It says nothing of the database: restarting the service would not mend that.
@@ -83,12 +90,15 @@ pub async fn livez() -> &'static str {
     security(()),
 )]
 pub async fn readyz(State(state): State<AppState>) -> Response {
-    let log_is_forked = state.log.get().fork.is_some();
+    let log = state.log.get();
     let mut dependencies: Vec<_> = Component::ALL
         .into_iter()
         .map(|component| {
             let detail = match component {
-                Component::AuditLog if log_is_forked => Some(FORKED.into()),
+                Component::AuditLog if log.fork.is_some() => Some(FORKED.into()),
+                Component::AuditLog if log.quarantined > 0 => {
+                    state.health.fault(component).or_else(|| Some(in_quarantine(log.quarantined)))
+                }
                 component => state.health.fault(component),
             };
             Dependency { name: component.name(), condition: Condition::of(detail.is_none()), detail }

@@ -23,6 +23,8 @@ pub struct EntryView {
     pub changes: Vec<FieldChange>,
     /// The fields that hold no readable value, as a list.
     pub unreadable: Option<String>,
+    /// It never took effect.
+    pub foreign: bool,
 }
 
 /// Who made a change.
@@ -58,6 +60,7 @@ impl EntryView {
             changes: changes(entry),
             unreadable: (!entry.unreadable.is_empty())
                 .then(|| entry.unreadable.iter().map(|field| field.as_str()).collect::<Vec<_>>().join(", ")),
+            foreign: entry.foreign,
         }
     }
 

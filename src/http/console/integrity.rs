@@ -20,8 +20,9 @@ use crate::http::input::Params;
 use crate::http::pages::{Form, Page, filters, see};
 use crate::http::problem::Problem;
 use crate::ops::log::verifying::Verifying;
+use crate::store::log::quarantine::{Listed, Quarantined};
 use crate::store::log::reading::{Backlog, StoredCheckpoint, StoredVerification};
-use crate::store::verification::{ListedCheckpoint, Quarantined};
+use crate::store::verification::ListedCheckpoint;
 
 /// Checkpoints of a page.
 const SHOWN: usize = 20;
@@ -146,8 +147,11 @@ pub async fn page(
     let position = |listed: &ListedCheckpoint| At { log_id: listed.log_id, size: listed.signed.tree_size };
     let older = paging.next(&state, &mut listed, SHOWN, position);
     let backlog = store.backlog().await?;
-    let quarantined =
-        if backlog.quarantined > 0 { store.list_quarantined(QUARANTINED).await? } else { Vec::new() };
+    let quarantined = if backlog.quarantined > 0 {
+        store.quarantined(Listed::Unresolved, Some(QUARANTINED)).await?
+    } else {
+        Vec::new()
+    };
     let last = store.last_verification().await?;
     let page = Integrity {
         fork: view.fork.or(log.and_then(|log| log.fork)),

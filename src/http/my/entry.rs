@@ -34,7 +34,9 @@ pub async fn page(
 /// To a customer, another's entry is as unknown as one that never was: ids are countable.
 async fn own_entry(state: &AppState, visit: &Visit, audit_id: i64) -> Result<AuditEntry, Error> {
     let entry = state.store.audit_entry(audit_id).await?;
-    entry.filter(|entry| entry.customer_id == visit.customer.customer_id).ok_or(Error::UnknownAuditEntry)
+    entry
+        .filter(|entry| entry.customer_id == visit.customer.customer_id && !entry.foreign)
+        .ok_or(Error::UnknownAuditEntry)
 }
 
 pub fn view(visit: &Visit, entry: &AuditEntry, saved: bool, receipt: Option<String>) -> Entry {

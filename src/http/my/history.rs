@@ -53,7 +53,9 @@ pub fn view(visit: &Visit, entries: &[AuditEntry], older: Option<String>, is_lat
         who: who(entry, t),
         reason: entry.change_reason.clone(),
     };
-    History { frame: visit.frame(HISTORY), lines: entries.iter().map(line).collect(), older, is_later }
+    // An entry that never took effect is no part of this history; the file has it, with a mark.
+    let lines = entries.iter().filter(|entry| !entry.foreign).map(line).collect();
+    History { frame: visit.frame(HISTORY), lines, older, is_later }
 }
 
 /// All of it, as whoever keeps the trail exports it.

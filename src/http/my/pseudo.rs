@@ -117,6 +117,7 @@ fn an_entry(action: AuditAction, by: Option<&str>) -> AuditEntry {
         request_id: None,
         timestamp: now(),
         unreadable: Vec::new(),
+        foreign: false,
     }
 }
 

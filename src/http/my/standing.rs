@@ -9,7 +9,6 @@ use crate::domain::{
 };
 use crate::error::Error;
 use crate::http::AppState;
-use crate::store::audit::AuditFilter;
 
 /// How long a withdrawal can be undone with one click.
 const UNDO_FOR: TimeDelta = TimeDelta::minutes(15);
@@ -27,8 +26,7 @@ pub struct Standing {
 
 impl Standing {
     pub async fn read(state: &AppState, customer_id: Uuid, now: DateTime<Utc>) -> Result<Self, Error> {
-        let filter = AuditFilter { customer_id: Some(customer_id), ..AuditFilter::default() };
-        let newest = state.store.audit_entries(&filter, None, 1).await?.pop();
+        let newest = state.store.current_entry(customer_id).await?;
         let record = newest.as_ref().map_or_else(
             || ConsentRecord::never_given(customer_id),
             |entry| {

@@ -39,6 +39,11 @@ impl Fold {
         Self { refuses_grants, ..self }
     }
 
+    /// Returns the number of consents that must go on past versions which are in the trail without them.
+    pub fn skips_versions(&self) -> usize {
+        self.consents.values().filter(|consent| consent.skips_versions()).count()
+    }
+
     /// Applies a decision. One that is refused leaves everything as it was.
     pub fn apply(&mut self, request: &Request) -> Result<Step, Error> {
         let consent = self.consents.get_mut(&request.customer_id).ok_or(Error::UnknownCustomer)?;
@@ -62,6 +67,9 @@ impl Fold {
         if self.refuses_grants && change.allows_more() {
             return Err(Error::ClockDiffers);
         }
+        let no_version = || Error::Internal("the versions of a consent are used up".to_owned());
+        let change = Change { version: consent.next_version.ok_or_else(no_version)?, ..change };
+        consent.next_version = change.version.checked_add(1);
         let no_id = || Error::Internal("too few ids were drawn for the entries".to_owned());
         let audit_id = consent.audit_ids.pop_front().ok_or_else(no_id)?;
         consent.record = ConsentRecord::from_state(

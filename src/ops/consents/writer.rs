@@ -557,6 +557,7 @@ async fn write(
     mut fold: Fold,
     held: &HashSet<Uuid>,
 ) -> Result<Settled, Failure> {
+    let skipped = fold.skips_versions();
     let (mut verdicts, mut entries) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
     let mut slice = TimeSlice::begin();
     for Item { request, .. } in batch {
@@ -581,14 +582,26 @@ async fn write(
                 .transpose()
                 .map_err(Failure::Refused)?;
             let (leaf, vouching) = vouched.map(|vouched| (vouched.leaf, vouched.vouching)).unzip();
-            outcome = Outcome { changed: true, created: change.version == 1, leaf, ..outcome };
+            outcome = Outcome { changed: true, created: change.previous.is_none(), leaf, ..outcome };
             entries.push(NewEntry { customer_id, audit_id, change, by, vouching });
         }
         verdicts.push(Verdict::Answer(Ok(outcome)));
     }
     let changed = fold.into_changed();
+    if skipped > 0 && !changed.is_empty() {
+        tracing::error!(
+            consents = skipped,
+            "audit entries are in quarantine: consents go on past versions that are in the trail without them"
+        );
+    }
     if !changed.is_empty() {
-        consents::write(connection, &entries, &changed).await?;
+        consents::write(connection, &entries, &changed).await.map_err(|error| {
+            match sqlstate(&error).as_deref() {
+                // An entry was inserted past the service while this was decided: the next try finds it, or waits for it.
+                Some("23505" | "55P03") => Failure::Blocked,
+                _ => error.into(),
+            }
+        })?;
     }
     Ok(Settled { verdicts, changes: !changed.is_empty() })
 }

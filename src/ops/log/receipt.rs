@@ -10,7 +10,7 @@ use crate::tlog::{Note, Receipt};
 /// The leaf of an entry that is written already, if the service vouched for the entry as it stands.
 pub fn vouched_leaf(keys: &LogKeys, stored: &StoredEntry) -> Option<Vec<u8>> {
     let mac = stored.mac.as_ref()?;
-    let leaf = stored.entry.leaf(Source::Service, &stored.entry.commitments()).ok()?;
+    let leaf = stored.leaf_from(Source::Service, &stored.entry.commitments()).ok()?;
     keys.believed_writers().iter().any(|key| key.made(mac, &leaf)).then_some(leaf)
 }
 

@@ -35,6 +35,8 @@ pub struct Sealer {
     view: Arc<LogView>,
     memory: Memory,
     seen: Seen,
+    /// Entries of the next round. Fewer while one of them makes rounds fail.
+    limit: i64,
 }
 
 /// The largest tree which is known to be the log's.
@@ -52,8 +54,12 @@ pub struct Round {
     /// How many entries were sealed, and when the oldest of them was queued.
     pub sealed: usize,
     pub oldest: Option<DateTime<Utc>>,
-    /// Entries that were set aside, each with why.
+    /// Entries that were set aside unsealed, each with the reason.
     pub quarantined: Vec<(i64, String)>,
+    /// Sealed entries that were set aside: their versions are not those of their customers' consents.
+    pub foreign: Vec<i64>,
+    /// Sealed entries that could not be counted by day.
+    pub uncounted: usize,
     /// A checkpoint that was signed now.
     pub signed: Option<Signed>,
     /// A checkpoint that this replica sees for the first time, whoever signed it.
@@ -99,7 +105,7 @@ impl Sealer {
         });
         let seen =
             Seen { log_id: log.log_id, origin: log.origin.clone(), tree: Frontier::new(), signed_at: None };
-        Self { store, keys, view, memory, seen }
+        Self { store, keys, view, memory, seen, limit: append::BATCH }
     }
 
     /// Takes up what this replica remembers from before it was started.

@@ -8,7 +8,9 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::domain::{LogEntry, LogEvent, PersonalField, Salted, address_text};
+use crate::domain::{
+    Commitments, LeafFault, LogEntry, LogEvent, PersonalField, Salted, Source, address_text,
+};
 use crate::error::Error;
 
 /// A row, and the service's word for it.
@@ -17,32 +19,49 @@ pub struct StoredEntry {
     pub entry: LogEntry,
     /// None when the entry was not written by the service.
     pub mac: Option<Vec<u8>>,
+    /// The encoding of its leaf.
+    pub leaf_version: i16,
+    /// JSON of the row could not be read: it is missing in `entry`, which has no leaf.
+    unreadable: bool,
+}
+
+impl StoredEntry {
+    /// Writes the leaf of the row, by the service if it has a mac.
+    pub fn leaf(&self, commitments: &Commitments) -> Result<Vec<u8>, LeafFault> {
+        self.leaf_from(if self.mac.is_some() { Source::Service } else { Source::Sql }, commitments)
+    }
+
+    /// Writes the leaf of the row by this source.
+    pub fn leaf_from(&self, source: Source, commitments: &Commitments) -> Result<Vec<u8>, LeafFault> {
+        if self.unreadable { Err(LeafFault::Unreadable) } else { self.entry.leaf(source, commitments) }
+    }
 }
 
 /// Those of these entries and events that exist, in the order of their ids.
 pub async fn load(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<Vec<StoredEntry>, Error> {
-    // Tiers and states as text and JSON, since the log tells what is stored, not what it means. A time that no calendar
-    // has (`infinity`) would not be read at all: it is brought to the nearest one that any reader of a leaf knows. Each id
-    // is looked up alone: of a list of ids PostgreSQL may expect the whole trail, and read it.
+    // Tiers and states as text, since the log tells what is stored, not what it means. A time that no calendar has
+    // (`infinity`) would not be read at all: it is brought to the nearest one that any reader of a leaf knows. JSON is
+    // parsed row by row: one that cannot be parsed here must not hide the others. Each id is looked up alone: of a list
+    // of ids PostgreSQL may expect the whole trail, and read it.
     let rows = sqlx::query_as!(
         Row,
         r#"
         select entry.audit_id as "audit_id!", customer_id, action as "action: String", version,
-          previous_tier as "previous_tier: String", new_tier as "new_tier: String", previous as "previous: Value",
-          current as "current: Value", kind, details as "details: Value", changed_by, on_behalf_of, change_reason,
+          previous_tier as "previous_tier: String", new_tier as "new_tier: String", previous::text as previous,
+          current::text as current, kind, details::text as details, changed_by, on_behalf_of, change_reason,
           ip_address, user_agent, request_id, vlaapi.calendar_time(timestamp) as "timestamp!", changed_by_salt,
-          on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac
+          on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac, leaf_version as "leaf_version!"
         from (select distinct unnest($1::bigint[]) as audit_id) as listed
         cross join lateral (
           select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, null as kind,
             null::jsonb as details, changed_by, on_behalf_of, change_reason, ip_address, user_agent, request_id,
-            timestamp, changed_by_salt, on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac
+            timestamp, changed_by_salt, on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac, leaf_version
           from vlaapi.customer_consent_audit
           where audit_id = listed.audit_id
           union all
           select audit_id, customer_id, null, null, null, null, null, null, kind, details, changed_by, on_behalf_of,
             change_reason, ip_address, user_agent, request_id, timestamp, changed_by_salt, on_behalf_of_salt,
-            change_reason_salt, ip_address_salt, user_agent_salt, mac
+            change_reason_salt, ip_address_salt, user_agent_salt, mac, leaf_version
           from vlaapi.audit_events
           where audit_id = listed.audit_id
         ) as entry
@@ -55,6 +74,17 @@ pub async fn load(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<Ve
     Ok(rows.into_iter().map(Row::into_entry).collect())
 }
 
+/// Levels of JSON that a leaf can have: parsers stop at 128, and a leaf adds some of its own.
+const DEEPEST: usize = 100;
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 struct Row {
     audit_id: i64,
     customer_id: Option<Uuid>,
@@ -62,10 +92,10 @@ struct Row {
     version: Option<i32>,
     previous_tier: Option<String>,
     new_tier: Option<String>,
-    previous: Option<Value>,
-    current: Option<Value>,
+    previous: Option<String>,
+    current: Option<String>,
     kind: Option<String>,
-    details: Option<Value>,
+    details: Option<String>,
     changed_by: Option<String>,
     on_behalf_of: Option<String>,
     change_reason: Option<String>,
@@ -79,15 +109,23 @@ struct Row {
     ip_address_salt: Option<Vec<u8>>,
     user_agent_salt: Option<Vec<u8>>,
     mac: Option<Vec<u8>>,
+    leaf_version: i16,
 }
 
 impl Row {
     fn into_entry(self) -> StoredEntry {
+        let mut unreadable = false;
+        let mut json = |text: Option<String>| {
+            let parsed =
+                text.map(|text| serde_json::from_str(&text).ok().filter(|value| depth(value) <= DEEPEST));
+            unreadable |= matches!(parsed, Some(None));
+            parsed.flatten()
+        };
         let event = match self.kind {
             Some(kind) => LogEvent::Other {
                 kind,
                 customer_id: self.customer_id,
-                details: self.details.unwrap_or_default(),
+                details: json(self.details).unwrap_or_default(),
             },
             None => LogEvent::ConsentChanged {
                 customer_id: self.customer_id.unwrap_or_default(),
@@ -95,8 +133,8 @@ impl Row {
                 version: self.version.unwrap_or_default(),
                 previous_tier: self.previous_tier,
                 new_tier: self.new_tier.unwrap_or_default(),
-                previous: self.previous,
-                current: self.current,
+                previous: json(self.previous),
+                current: json(self.current),
             },
         };
         let fields = [
@@ -123,6 +161,8 @@ impl Row {
                 timestamp: self.timestamp,
             },
             mac: self.mac,
+            leaf_version: self.leaf_version,
+            unreadable,
         }
     }
 }

@@ -421,7 +421,7 @@ impl Store {
             r#"
             select count(*) as "pending!",
               min(vlaapi.calendar_time(queued_at)) as oldest,
-              (select count(*) from vlaapi.audit_quarantine) as "quarantined!"
+              (select count(*) from vlaapi.audit_quarantine where resolved_by is null) as "quarantined!"
             from vlaapi.audit_pending
             "#
         )

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
+use crate::domain::LEAF_VERSIONS;
 use crate::error::Error;
 use crate::store::Store;
 use crate::tlog::tree::{Hash, Node};
@@ -45,7 +46,7 @@ pub async fn lead(connection: &mut PgConnection) -> Result<Option<Log>, Error> {
 }
 
 /// Takes up to `limit` ids out of the queue, lowest first: one customer's entries are sealed in their order. Answers when
-/// the first of them was queued too.
+/// the first of them was queued too. Entries of leaf versions that this program does not know stay.
 pub async fn take_pending(
     connection: &mut PgConnection,
     limit: i64,
@@ -53,11 +54,14 @@ pub async fn take_pending(
     let taken = sqlx::query!(
         r#"
         delete from vlaapi.audit_pending
-        where ctid = any (array(select ctid from vlaapi.audit_pending order by audit_id limit $1))
+        where ctid = any (array(
+          select ctid from vlaapi.audit_pending where leaf_version = any($2) order by audit_id limit $1
+        ))
         returning audit_id,
           vlaapi.calendar_time(queued_at) as "queued_at!"
         "#,
         limit,
+        &LEAF_VERSIONS as &[i16],
     )
     .fetch_all(connection)
     .await?;
@@ -78,6 +82,18 @@ pub async fn sealed_among(
             .fetch_all(connection)
             .await?;
     Ok(sealed.into_iter().map(|row| (row.audit_id, row.leaf)).collect())
+}
+
+/// Puts an entry back into the queue, for a program that knows its leaf version.
+pub async fn put_back(connection: &mut PgConnection, audit_id: i64, leaf_version: i16) -> Result<(), Error> {
+    sqlx::query!(
+        "insert into vlaapi.audit_pending (audit_id, leaf_version) values ($1, $2)",
+        audit_id,
+        leaf_version
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 pub async fn enqueue(connection: &mut PgConnection, audit_id: i64) -> Result<(), Error> {
@@ -112,7 +128,6 @@ pub async fn append(
     )
     .execute(&mut *connection)
     .await?;
-    count_days(&mut *connection, &audit_ids).await?;
     let levels: Vec<i16> = nodes.iter().map(|(node, _)| i16::from(node.level / 8)).collect();
     let indexes: Vec<i64> = nodes.iter().map(|(node, _)| node.index.cast_signed()).collect();
     let hashes: Vec<&[u8]> = nodes.iter().map(|(_, hash)| hash.as_bytes().as_slice()).collect();
@@ -140,8 +155,25 @@ pub async fn append(
     Ok(moved.rows_affected() == 1)
 }
 
-/// Adds entries to the counts of their days. They are counted with their leaves or not at all, and never twice.
-async fn count_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<(), Error> {
+/// Adds entries to the counts of their days. They are counted with their leaves or not at all, and never twice. Days before
+/// 1970 and after tomorrow are no days of this service, and are not counted.
+///
+/// # Errors
+///
+/// The transaction stays usable after a failure: entries are sealed although they cannot be counted.
+pub async fn count_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<(), Error> {
+    let mut savepoint = connection.begin().await?;
+    match add_to_days(&mut savepoint, audit_ids).await {
+        Ok(()) => savepoint.commit().await?,
+        Err(error) => {
+            savepoint.rollback().await?;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+async fn add_to_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<(), Error> {
     sqlx::query!(
         r#"
         with moves as materialized (
@@ -149,6 +181,7 @@ async fn count_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<
           from unnest($1::bigint[]) as listed (audit_id)
           -- `offset 0`: each is looked up alone, whatever PostgreSQL expects of a list.
           cross join lateral (select * from vlaapi.consent_moves m where m.audit_id = listed.audit_id offset 0) as moves
+          where moves.day between date '1970-01-01' and current_date + 1
         )
         insert into vlaapi.consent_days as kept
           (day, action, previous_tier, new_tier, entries, tier_none, tier_basic, tier_analytics, tier_research, expired,
@@ -165,6 +198,63 @@ async fn count_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<
           images = kept.images + excluded.images, embeddings = kept.embeddings + excluded.embeddings, training = kept.training + excluded.training
         "#,
         audit_ids,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Those of these entries whose version the customer's consent never was at: they were inserted past the service, without
+/// a change of the consent. Of a customer whose consent was deleted, the trail ends with the entry that says so.
+pub async fn foreign_among(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<Vec<Foreign>, Error> {
+    let foreign = sqlx::query_as!(
+        Foreign,
+        r#"
+        select entry.audit_id,
+          format('version %s is in the trail without its consent, which was at version %s', entry.version,
+            consent.version) as "reason!"
+        from vlaapi.customer_consent_audit entry
+        cross join lateral (
+          select coalesce(
+            (select version from vlaapi.customer_data_consent where customer_id = entry.customer_id),
+            (select max(version) from vlaapi.customer_consent_audit
+             where customer_id = entry.customer_id and action = 'erased'),
+            0
+          ) as version
+        ) consent
+        where entry.audit_id = any($1) and entry.version > consent.version
+        "#,
+        audit_ids,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(foreign)
+}
+
+/// An entry whose version is not its customer's.
+#[derive(Clone, Debug)]
+pub struct Foreign {
+    pub audit_id: i64,
+    pub reason: String,
+}
+
+/// Sets entries aside which are sealed, and which their customers' consents skip.
+pub async fn quarantine_foreign(
+    connection: &mut PgConnection,
+    entries: &[Foreign],
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let (audit_ids, reasons): (Vec<i64>, Vec<String>) =
+        entries.iter().map(|entry| (entry.audit_id, entry.reason.clone())).unzip();
+    sqlx::query!(
+        r#"
+        insert into vlaapi.audit_quarantine as kept (audit_id, reason, found_at, foreign_version)
+        select audit_id, reason, $3, true from unnest($1::bigint[], $2::text[]) as found (audit_id, reason)
+        on conflict (audit_id) do update set foreign_version = true where not kept.foreign_version
+        "#,
+        &audit_ids,
+        &reasons,
+        now,
     )
     .execute(connection)
     .await?;

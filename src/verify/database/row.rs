@@ -1,7 +1,7 @@
 //! Rows, each held against the leaf that is about it.
 
 use super::Run;
-use crate::domain::{Commitments, Leaf, PersonalField, Source};
+use crate::domain::{Commitments, Leaf, PersonalField};
 use crate::store::log::entries::StoredEntry;
 use crate::verify::Rule;
 
@@ -24,6 +24,10 @@ impl Run<'_> {
             self.report.find(Rule::V7, place(), "it is in the log, and gone from the trail");
             return;
         };
+        if u64::try_from(stored.leaf_version).ok() != Some(leaf.leaf_version) {
+            let (row, sealed) = (stored.leaf_version, leaf.leaf_version);
+            self.report.find(Rule::V7, place(), format!("leaf_version is {row}, and the log says {sealed}"));
+        }
         let mut commitments: Commitments = leaf.commitments.clone();
         for (field, salted) in &stored.entry.personal {
             if commitments.get(field) != Some(&salted.commitment(*field)) {
@@ -39,8 +43,7 @@ impl Run<'_> {
         }
         // What is personal was looked at above: here it is to be as the leaf has it.
         commitments.retain(|field, _| leaf.commitments.contains_key(field));
-        let source = if stored.mac.is_some() { Source::Service } else { Source::Sql };
-        match stored.entry.leaf(source, &commitments) {
+        match stored.leaf(&commitments) {
             Ok(again) if again == bytes => {}
             Ok(again) => self.report.find(Rule::V7, place(), difference(bytes, &again)),
             Err(fault) => self.report.find(Rule::V7, place(), fault.to_string()),
@@ -61,15 +64,21 @@ impl Run<'_> {
     /// A statement past the service names its database user. What names anybody else pretends.
     fn unvouched(&mut self, stored: &StoredEntry) {
         let by = stored.entry.personal.get(&PersonalField::ChangedBy).map(|salted| salted.value.as_str());
-        if by.is_some_and(|by| by.starts_with("key:") || by.starts_with("system:")) {
-            self.report.find(
-                Rule::V7,
-                format!("entry {}", stored.entry.audit_id),
-                format!(
-                    "it says that it was made by {}, and the service does not vouch for it",
-                    by.unwrap_or_default()
-                ),
-            );
+        if let Some(by) = by.filter(|by| by.starts_with("key:") || by.starts_with("system:")) {
+            self.pretended.push((stored.entry.audit_id, by.to_owned()));
+        }
+    }
+
+    /// Reports the entries that pretend to be the service's, once it is known which of them an operator resolved.
+    pub(super) fn pretended(&mut self) {
+        for (audit_id, by) in std::mem::take(&mut self.pretended) {
+            if !self.ledger.is_resolved(audit_id) {
+                self.report.find(
+                    Rule::V7,
+                    format!("entry {audit_id}"),
+                    format!("it says that it was made by {by}, and the service does not vouch for it"),
+                );
+            }
         }
     }
 }

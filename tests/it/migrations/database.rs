@@ -268,6 +268,15 @@ pub async fn fill(database: &Database, version: i64) {
             "insert into vlaapi.audit_erasures (audit_id, done_at, vacuumed_at)
              select count(*), now(), now() from vlaapi.audit_erasures"
         }
+        // It makes no table, and no column that could hold a row.
+        13 => "select 1",
+        14 => {
+            "insert into vlaapi.audit_quarantine (audit_id, reason, found_at, foreign_version, resolved_by, resolved_at)
+             select 1000 + count(*), 'a reason', now(), true, 7, now() from vlaapi.audit_quarantine;
+             insert into vlaapi.audit_pending (audit_id, leaf_version) values (7, 2);
+             insert into vlaapi.audit_events (kind, details, timestamp)
+             values ('quarantine.resolved', '{\"entries\": []}', now())"
+        }
         _ => panic!("migration {version} has no rows here"),
     };
     database.run(&rows.replace("{customer}", &customer)).await;

@@ -232,7 +232,7 @@ async fn customer_with_entries_ahead(database: &Database) -> String {
                jsonb_build_object('consent_tier', tier, 'can_store_images', false, 'can_store_embeddings', false,
                  'can_use_for_training', false, 'anonymization_level', 'full', 'policy_version', null,
                  'expires_at', null, 'consent_granted_at', '2100-01-01T12:00:00Z'),
-               timestamptz '2100-01-01T12:00:00Z' + make_interval(secs => version)
+               clock_timestamp() + make_interval(secs => version)
              from (values (2, 'updated', 'basic'), (3, 'withdrawn', 'none'), (4, 'granted', 'basic')) as entry (version, action, tier)"
         ))
         .await;

@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 
 use super::{Halt, Round, Sealer, forked};
 use crate::background::TimeSlice;
-use crate::domain::{Leaf, Source, WriterKey};
+use crate::domain::{LEAF_VERSIONS, Leaf, WriterKey};
+use crate::error::Error;
 use crate::store::log::entries::{self, StoredEntry};
 use crate::store::log::reading;
 use crate::store::log::sealing::{self, NewLeaf};
@@ -15,28 +16,53 @@ use crate::tlog::tree::leaf_hash;
 /// The reason to set aside an entry whose id the sequence has drawn twice.
 const ID_OF_ANOTHER: &str = "its id is that of another entry, which is in the log";
 /// How many entries one transaction seals.
-const BATCH: i64 = 10_000;
+pub(super) const BATCH: i64 = 10_000;
 
 impl Sealer {
     /// Seals what is queued, unless another replica is at it.
+    ///
+    /// Where the rows themselves make a round fail, the next rounds take ever fewer of them, until the one that is to blame
+    /// is alone. It goes to quarantine, and the rest goes on.
     pub(super) async fn append(&mut self, round: &mut Round, now: DateTime<Utc>) -> Result<(), Halt> {
+        let limit = self.limit;
+        match self.append_up_to(limit, round, now).await {
+            Err(Halt::Failed(Error::UnusableRow(why))) if limit > 1 => {
+                tracing::warn!(entries = limit, why, "entries cannot be sealed together; fewer are tried");
+                self.limit = limit / 2;
+                round.more = true;
+                Ok(())
+            }
+            Err(Halt::Failed(Error::UnusableRow(why))) => self.set_aside(why, round, now).await,
+            Ok(()) => {
+                self.limit = (limit * 2).min(BATCH);
+                Ok(())
+            }
+            failed => failed,
+        }
+    }
+
+    async fn append_up_to(&self, limit: i64, round: &mut Round, now: DateTime<Utc>) -> Result<(), Halt> {
         let mut transaction = self.store.begin().await?;
         let Some(log) = sealing::lead(&mut transaction).await? else { return Ok(()) };
         if log.log_id != self.seen.log_id || log.fork.is_some() {
             return Ok(transaction.rollback().await?);
         }
-        let (queued, oldest) = sealing::take_pending(&mut transaction, BATCH).await?;
+        let (queued, oldest) = sealing::take_pending(&mut transaction, limit).await?;
         if queued.is_empty() {
             // At once: a transaction that is merely dropped keeps the log's row until the session is used again.
             return Ok(transaction.rollback().await?);
         }
         let sealed = sealing::sealed_among(&mut transaction, &queued).await?;
         let stored = entries::load(&mut transaction, &queued).await?;
-        let mut leaves: Vec<NewLeaf> = Vec::with_capacity(stored.len());
+        let (mut leaves, mut unvouched) = (Vec::<NewLeaf>::with_capacity(stored.len()), Vec::new());
         let mut quarantined = Vec::new();
         let mut slice = TimeSlice::begin();
         for entry in &stored {
             let audit_id = entry.entry.audit_id;
+            if !LEAF_VERSIONS.contains(&entry.leaf_version) {
+                sealing::put_back(&mut transaction, audit_id, entry.leaf_version).await?;
+                continue;
+            }
             // Rows come in the order of their ids: a second row of an id follows the first.
             let is_second = leaves.last().is_some_and(|leaf| leaf.audit_id == audit_id);
             match sealed.get(&audit_id) {
@@ -49,12 +75,20 @@ impl Sealer {
                     Err(why) => quarantined.push((audit_id, why)),
                 },
             }
+            if entry.mac.is_none() {
+                unvouched.push(audit_id);
+            }
             slice.end_if_over().await;
         }
         let found: HashSet<i64> = stored.iter().map(|stored| stored.entry.audit_id).collect();
         for audit_id in queued.iter().filter(|id| !found.contains(id) && !sealed.contains_key(id)) {
             quarantined.push((*audit_id, "it was queued, and is not in the trail".to_owned()));
         }
+        let foreign = if unvouched.is_empty() {
+            Vec::new()
+        } else {
+            sealing::foreign_among(&mut transaction, &unvouched).await?
+        };
         let size = log.tree_size.cast_unsigned();
         let mut tree = if self.seen.tree.size() == size {
             self.seen.tree.clone()
@@ -65,24 +99,56 @@ impl Sealer {
         for leaf in &leaves {
             tree.append(leaf.hash, |node, hash| nodes.extend(node.tops_a_tile().then_some((node, hash))));
         }
-        sealing::quarantine(&mut transaction, &quarantined, now).await?;
+        if !quarantined.is_empty() {
+            sealing::quarantine(&mut transaction, &quarantined, now).await?;
+        }
+        if !foreign.is_empty() {
+            sealing::quarantine_foreign(&mut transaction, &foreign, now).await?;
+        }
         if !sealing::append(&mut transaction, &log, &leaves, &nodes).await? {
             return Err(forked("the log grew while it was locked"));
+        }
+        let skipped: HashSet<i64> = foreign.iter().map(|entry| entry.audit_id).collect();
+        let counted: Vec<i64> =
+            leaves.iter().map(|leaf| leaf.audit_id).filter(|id| !skipped.contains(id)).collect();
+        match sealing::count_days(&mut transaction, &counted).await {
+            Ok(()) => {}
+            Err(error @ Error::Unavailable(_)) => return Err(error.into()),
+            Err(error) => {
+                tracing::error!(%error, entries = counted.len(), "sealed entries are missing in the counts by day");
+                round.uncounted = counted.len();
+            }
         }
         transaction.commit().await?;
         round.sealed = leaves.len();
         round.oldest = oldest;
         round.quarantined = quarantined;
-        round.more = queued.len() >= usize::try_from(BATCH).unwrap_or(usize::MAX);
+        round.foreign = foreign.into_iter().map(|entry| entry.audit_id).collect();
+        round.more = i64::try_from(queued.len()).is_ok_and(|queued| queued >= limit);
+        Ok(())
+    }
+
+    /// Sets the first queued entry aside: a round that took it alone failed.
+    async fn set_aside(&mut self, why: String, round: &mut Round, now: DateTime<Utc>) -> Result<(), Halt> {
+        let mut transaction = self.store.begin().await?;
+        let Some(log) = sealing::lead(&mut transaction).await? else { return Ok(()) };
+        if log.log_id != self.seen.log_id || log.fork.is_some() {
+            return Ok(transaction.rollback().await?);
+        }
+        let (queued, _) = sealing::take_pending(&mut transaction, 1).await?;
+        let quarantined: Vec<(i64, String)> =
+            queued.into_iter().map(|audit_id| (audit_id, format!("it cannot be sealed: {why}"))).collect();
+        sealing::quarantine(&mut transaction, &quarantined, now).await?;
+        transaction.commit().await?;
+        round.quarantined = quarantined;
+        round.more = true;
         Ok(())
     }
 }
 
 /// The leaf of an entry: with the service's word if its mac is by one of these keys, and without if it has none.
 pub(super) fn leaf(stored: &StoredEntry, writers: &[WriterKey]) -> Result<Vec<u8>, String> {
-    let commitments = stored.entry.commitments();
-    let source = if stored.mac.is_some() { Source::Service } else { Source::Sql };
-    let leaf = stored.entry.leaf(source, &commitments).map_err(|fault| fault.to_string())?;
+    let leaf = stored.leaf(&stored.entry.commitments()).map_err(|fault| fault.to_string())?;
     match &stored.mac {
         Some(mac) if !writers.iter().any(|key| key.made(mac, &leaf)) => {
             Err("its mac is not the service's word for what it tells".to_owned())
