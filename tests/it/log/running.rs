@@ -37,6 +37,8 @@ pub fn logins(service: &PgConnectOptions, owner: &PgConnectOptions) -> Vec<(&'st
 fn serve(settings: &[(&str, String)], data_dir: &Path) -> Command {
     let mut command: Command = super::program(data_dir, &["serve", "--log-format", "json"]).into();
     command.env("CONSENTD_LISTEN", "127.0.0.1:0").env("CONSENTD_AUDIT_NAME", "log.example");
+    // The clients of tests keep their idle connections.
+    command.env("CONSENTD_SHUTDOWN_TIMEOUT", "1");
     command.envs(settings.iter().map(|(name, value)| (name, value)));
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
