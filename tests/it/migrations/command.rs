@@ -42,7 +42,7 @@ async fn a_migration_that_does_not_exist_is_refused() {
     let database = Database::empty().await;
     let refused = migrate(&database, &["up", "--to", "77"]);
     assert!(!refused.status.success());
-    assert!(err(&refused).contains("there is no migration 77: this program knows 1 to 14"));
+    assert!(err(&refused).contains("there is no migration 77: this program knows 1 to 15"));
 }
 
 #[tokio::test]

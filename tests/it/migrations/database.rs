@@ -277,6 +277,10 @@ pub async fn fill(database: &Database, version: i64) {
              insert into vlaapi.audit_events (kind, details, timestamp)
              values ('quarantine.resolved', '{\"entries\": []}', now())"
         }
+        15 => {
+            "insert into vlaapi.customer_data_consent (customer_id, consent_tier) values ('{customer}', 'basic');
+             update vlaapi.customer_data_consent set consent_tier = 'none' where customer_id = '{customer}'"
+        }
         _ => panic!("migration {version} has no rows here"),
     };
     database.run(&rows.replace("{customer}", &customer)).await;
