@@ -31,7 +31,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 const BEHIND: TimeDelta = TimeDelta::seconds(3);
 /// A verification that is due waits for the sealer no longer than this after a start.
 const PATIENCE: Duration = Duration::from_hours(1);
-/// How long the checkpoints outside the database may take to be read.
+/// Deadline for reading the checkpoints outside the database.
 const READ_DEADLINE: Duration = Duration::from_mins(1);
 /// Findings that are kept with the result.
 const KEPT: usize = 100;

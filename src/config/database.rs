@@ -37,7 +37,7 @@ pub struct DatabaseConfig {
     )]
     pub migrate_database_url_file: Option<PathBuf>,
 
-    /// How long to wait at start for a database that is down, in seconds; 0: not at all
+    /// Seconds to wait at start for a database that is down; 0: do not wait
     #[arg(long, env = "CONSENTD_WAIT_FOR_DATABASE", default_value = "30", value_parser = seconds, value_name = "SECONDS")]
     pub wait_for_database: Duration,
 

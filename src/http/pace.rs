@@ -92,7 +92,7 @@ struct Answer {
     given_up: bool,
 }
 
-/// What to do about a connection when its alarm rings.
+/// Reaction to the alarm of a connection.
 #[derive(Debug, PartialEq)]
 pub(super) enum Verdict {
     /// Look again then.

@@ -63,7 +63,7 @@ pub struct Limits {
     /// Between the end of an answer and the first byte of the next request. (Over HTTP/2, where bytes also flow
     /// between requests, up to its next head; what is noticed between two looks may take up to twice as long.)
     pub idle: Duration,
-    /// How long a client may take for 16 KiB of an answer, or refuse to take any byte. Over HTTP/2 this holds for each
+    /// Time that a client may take for 16 KiB of an answer, or refuse to take any byte. Over HTTP/2 this holds for each
     /// answer, whatever else moves on the connection.
     pub stalled_write: Duration,
 }
@@ -85,9 +85,9 @@ pub struct Shutdown {
     /// Canceled when the service stops: from then on each answer over HTTP/1 closes its connection, and HTTP/2 clients are
     /// asked to leave.
     pub signal: CancellationToken,
-    /// How long connections are still accepted after that.
+    /// Time for which connections are still accepted after that.
     pub delay: Duration,
-    /// How long after that requests may take to finish, and idle connections are kept: a client that gives them up sooner
+    /// Time after that for requests to finish, and idle connections are kept: a client that gives them up sooner
     /// has no request cut.
     pub drain: Duration,
 }
@@ -183,7 +183,7 @@ fn queued(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
     }
 }
 
-/// What serves each connection.
+/// Settings and service for each connection.
 #[derive(Clone)]
 struct Server<S> {
     builder: Arc<auto::Builder<TokioExecutor>>,

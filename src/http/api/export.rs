@@ -164,7 +164,7 @@ async fn read_below(
     Ok(())
 }
 
-/// Where a page ends, below which there may be another if it has as many entries as it could.
+/// End of a page. There may be another page below it if this one is full.
 fn end(page: &RawPage, limit: usize) -> Result<Option<Position>, Error> {
     if page.len() == limit { page.end() } else { Ok(None) }
 }
