@@ -76,7 +76,8 @@ $$;
 create function vlaapi.check_audit_entry() returns trigger
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  newest integer;
+  -- One more than an integer can be is a number too.
+  newest bigint;
   drawn bigint;
 begin
   if new.timestamp is null or new.timestamp not between timestamptz '1970-01-01T00:00:00Z' and timestamptz '9999-12-31T23:59:59Z' then

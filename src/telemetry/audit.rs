@@ -40,13 +40,13 @@ pub(super) fn describe() {
     describe_counter!(SEALING_FAILURES, Unit::Count, "Rounds of sealing of this replica that failed");
     describe_gauge!(PENDING, Unit::Count, "Audit entries that wait to be sealed");
     describe_gauge!(PENDING_AGE, Unit::Seconds, "How long the oldest of them has waited");
-    describe_gauge!(QUARANTINED, Unit::Count, "Audit entries in quarantine that are not resolved");
-    describe_counter!(UNCOUNTED, Unit::Count, "Sealed audit entries that are missing in the counts by day");
     describe_gauge!(
         CHECKPOINT_AGE,
         Unit::Seconds,
         "Age of the newest signed checkpoint that this replica knows; it is signed again at least every 20 seconds"
     );
+    describe_gauge!(QUARANTINED, Unit::Count, "Audit entries in quarantine that are not resolved");
+    describe_counter!(UNCOUNTED, Unit::Count, "Sealed audit entries that are missing in the counts by day");
     describe_counter!(UNPUBLISHED, Unit::Count, "Checkpoints that a place outside did not take, by place");
     describe_gauge!(VERIFIED_AT, Unit::Seconds, "When the audit log was last verified (Unix time)");
     describe_gauge!(VERIFIED_SIZE, Unit::Count, "How many leaves it had then");

@@ -143,6 +143,7 @@ fn cells(entry: &AuditEntry) -> Vec<String> {
     cells.extend([&entry.changed_by, &entry.on_behalf_of, &entry.change_reason].map(text));
     cells.push(entry.ip_address.map(|network| network.ip().to_string()).unwrap_or_default());
     cells.extend([&entry.user_agent, &entry.request_id].map(text));
+    cells.push(if entry.foreign { "true".to_owned() } else { String::new() });
     cells
 }
 
@@ -166,7 +167,7 @@ async fn a_download_is_to_the_byte_what_its_entries_say() {
         plainly.write_record(cells(entry)).expect("a row");
     }
     assert_eq!(rows.as_bytes(), plainly.into_inner().expect("rows"));
-    assert_eq!(header.split(',').count(), 25);
+    assert_eq!(header.split(',').count(), 26);
 }
 
 #[tokio::test]

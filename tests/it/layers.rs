@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("health", &[]),
     ("files", &[]),
     ("outbound", &[]),
-    ("store", &["store", "domain", "tlog", "error"]),
+    ("store", &["background", "store", "domain", "tlog", "error"]),
     ("cache", &["background", "health", "cache", "store", "domain", "tlog", "error"]),
     ("ops", &["background", "files", "health", "ops", "cache", "store", "domain", "tlog", "error"]),
     ("verify", &["background", "files", "verify", "ops", "store", "domain", "tlog", "error"]),

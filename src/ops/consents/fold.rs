@@ -39,11 +39,6 @@ impl Fold {
         Self { refuses_grants, ..self }
     }
 
-    /// Returns the number of consents that must go on past versions which are in the trail without them.
-    pub fn skips_versions(&self) -> usize {
-        self.consents.values().filter(|consent| consent.skips_versions()).count()
-    }
-
     /// Applies a decision. One that is refused leaves everything as it was.
     pub fn apply(&mut self, request: &Request) -> Result<Step, Error> {
         let consent = self.consents.get_mut(&request.customer_id).ok_or(Error::UnknownCustomer)?;

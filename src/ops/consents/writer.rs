@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use sqlx::PgConnection;
+use sqlx::error::DatabaseError;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -514,11 +515,13 @@ async fn transact(
     }
     let lay_idle = session.is_begun();
     session.begin().await.map_err(|error| Failure::NotBegun(error.to_string()))?;
+    let mut skipped = 0;
     let outcome = match lock(session.as_mut(), &wanted).await {
         Ok((locked, _)) if locked.iter().any(|consent| conditions.is_behind(consent)) => {
             Err(Failure::DrawnTwice)
         }
         Ok((locked, held)) => {
+            skipped = locked.iter().filter(|consent| consent.skips_versions()).count();
             let fold = Fold::new(locked).refusing_grants(conditions.refuses_grants);
             write(session.as_mut(), key, batch, fold, &held).await
         }
@@ -529,7 +532,15 @@ async fn transact(
     match outcome {
         Ok(settled) if settled.changes => {
             match session.commit().await {
-                Ok(()) => Ok(settled),
+                Ok(()) => {
+                    if skipped > 0 {
+                        tracing::error!(
+                            consents = skipped,
+                            "audit entries are in quarantine: versions that are in the trail without their consent are skipped"
+                        );
+                    }
+                    Ok(settled)
+                }
                 Err(error) => {
                     let (why, answered) = (error.to_string(), error.as_database_error().is_some());
                     match Failure::from(error) {
@@ -557,7 +568,6 @@ async fn write(
     mut fold: Fold,
     held: &HashSet<Uuid>,
 ) -> Result<Settled, Failure> {
-    let skipped = fold.skips_versions();
     let (mut verdicts, mut entries) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
     let mut slice = TimeSlice::begin();
     for Item { request, .. } in batch {
@@ -588,18 +598,16 @@ async fn write(
         verdicts.push(Verdict::Answer(Ok(outcome)));
     }
     let changed = fold.into_changed();
-    if skipped > 0 && !changed.is_empty() {
-        tracing::error!(
-            consents = skipped,
-            "audit entries are in quarantine: consents go on past versions that are in the trail without them"
-        );
-    }
     if !changed.is_empty() {
         consents::write(connection, &entries, &changed).await.map_err(|error| {
-            match sqlstate(&error).as_deref() {
-                // An entry was inserted past the service while this was decided: the next try finds it, or waits for it.
-                Some("23505" | "55P03") => Failure::Blocked,
-                _ => error.into(),
+            let constraint = error.as_database_error().and_then(DatabaseError::constraint);
+            // An entry was inserted past the service while this was decided: the next try finds it, or waits for it.
+            if constraint == Some("customer_consent_audit_version_key")
+                || sqlstate(&error).as_deref() == Some("55P03")
+            {
+                Failure::Blocked
+            } else {
+                error.into()
             }
         })?;
     }

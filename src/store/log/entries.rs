@@ -8,6 +8,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::background::TimeSlice;
 use crate::domain::{
     Commitments, LeafFault, LogEntry, LogEvent, PersonalField, Salted, Source, address_text,
 };
@@ -39,27 +40,28 @@ impl StoredEntry {
 
 /// Those of these entries and events that exist, in the order of their ids.
 pub async fn load(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<Vec<StoredEntry>, Error> {
-    // Tiers and states as text, since the log tells what is stored, not what it means. A time that no calendar has
-    // (`infinity`) would not be read at all: it is brought to the nearest one that any reader of a leaf knows. JSON is
-    // parsed row by row: one that cannot be parsed here must not hide the others. Each id is looked up alone: of a list
-    // of ids PostgreSQL may expect the whole trail, and read it.
+    // Tiers and states as text, since the log keeps the stored values. JSON is parsed row by row, so that one that cannot be
+    // parsed here hides no others. A time that no calendar
+    // has (`infinity`) would not be read at all: it is brought to the nearest one that any reader of a leaf knows. Each id
+    // is looked up alone: of a list of ids PostgreSQL may expect the whole trail, and read it.
     let rows = sqlx::query_as!(
         Row,
         r#"
         select entry.audit_id as "audit_id!", customer_id, action as "action: String", version,
-          previous_tier as "previous_tier: String", new_tier as "new_tier: String", previous::text as previous,
-          current::text as current, kind, details::text as details, changed_by, on_behalf_of, change_reason,
+          previous_tier as "previous_tier: String", new_tier as "new_tier: String", previous,
+          current, kind, details, changed_by, on_behalf_of, change_reason,
           ip_address, user_agent, request_id, vlaapi.calendar_time(timestamp) as "timestamp!", changed_by_salt,
           on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac, leaf_version as "leaf_version!"
         from (select distinct unnest($1::bigint[]) as audit_id) as listed
         cross join lateral (
-          select audit_id, customer_id, action, version, previous_tier, new_tier, previous, current, null as kind,
-            null::jsonb as details, changed_by, on_behalf_of, change_reason, ip_address, user_agent, request_id,
-            timestamp, changed_by_salt, on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac, leaf_version
+          select audit_id, customer_id, action, version, previous_tier, new_tier, previous::text, current::text,
+            null as kind, null as details, changed_by, on_behalf_of, change_reason, ip_address, user_agent, request_id,
+            timestamp, changed_by_salt, on_behalf_of_salt, change_reason_salt, ip_address_salt, user_agent_salt, mac,
+            leaf_version
           from vlaapi.customer_consent_audit
           where audit_id = listed.audit_id
           union all
-          select audit_id, customer_id, null, null, null, null, null, null, kind, details, changed_by, on_behalf_of,
+          select audit_id, customer_id, null, null, null, null, null, null, kind, details::text, changed_by, on_behalf_of,
             change_reason, ip_address, user_agent, request_id, timestamp, changed_by_salt, on_behalf_of_salt,
             change_reason_salt, ip_address_salt, user_agent_salt, mac, leaf_version
           from vlaapi.audit_events
@@ -71,7 +73,13 @@ pub async fn load(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<Ve
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(Row::into_entry).collect())
+    let mut entries = Vec::with_capacity(rows.len());
+    let mut slice = TimeSlice::begin();
+    for row in rows {
+        entries.push(row.into_entry());
+        slice.end_if_over().await;
+    }
+    Ok(entries)
 }
 
 /// Levels of JSON that a leaf can have: parsers stop at 128, and a leaf adds some of its own.

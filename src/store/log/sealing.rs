@@ -181,7 +181,7 @@ async fn add_to_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result
           from unnest($1::bigint[]) as listed (audit_id)
           -- `offset 0`: each is looked up alone, whatever PostgreSQL expects of a list.
           cross join lateral (select * from vlaapi.consent_moves m where m.audit_id = listed.audit_id offset 0) as moves
-          where moves.day between date '1970-01-01' and current_date + 1
+          where day between date '1970-01-01' and current_date + 1
         )
         insert into vlaapi.consent_days as kept
           (day, action, previous_tier, new_tier, entries, tier_none, tier_basic, tier_analytics, tier_research, expired,
@@ -204,61 +204,49 @@ async fn add_to_days(connection: &mut PgConnection, audit_ids: &[i64]) -> Result
     Ok(())
 }
 
-/// Those of these entries whose version the customer's consent never was at: they were inserted past the service, without
-/// a change of the consent. Of a customer whose consent was deleted, the trail ends with the entry that says so.
-pub async fn foreign_among(connection: &mut PgConnection, audit_ids: &[i64]) -> Result<Vec<Foreign>, Error> {
-    let foreign = sqlx::query_as!(
-        Foreign,
+/// Sets those of these entries aside whose version the customer's consent never was at, and returns their ids. They were
+/// inserted past the service, without a change of the consent. Of a customer whose consent was deleted, the trail ends with
+/// the entry that records it.
+pub async fn set_foreign_aside(
+    connection: &mut PgConnection,
+    audit_ids: &[i64],
+    now: DateTime<Utc>,
+) -> Result<Vec<i64>, Error> {
+    let foreign = sqlx::query_scalar!(
         r#"
-        select entry.audit_id,
-          format('version %s is in the trail without its consent, which was at version %s', entry.version,
-            consent.version) as "reason!"
-        from vlaapi.customer_consent_audit entry
-        cross join lateral (
-          select coalesce(
-            (select version from vlaapi.customer_data_consent where customer_id = entry.customer_id),
-            (select max(version) from vlaapi.customer_consent_audit
-             where customer_id = entry.customer_id and action = 'erased'),
-            0
-          ) as version
-        ) consent
-        where entry.audit_id = any($1) and entry.version > consent.version
+        with found as materialized (
+          select entry.audit_id, entry.version, consent.version as consent_version
+          from unnest($1::bigint[]) as listed (audit_id)
+          cross join lateral (
+            select audit_id, customer_id, version from vlaapi.customer_consent_audit
+            where audit_id = listed.audit_id
+            offset 0
+          ) entry
+          cross join lateral (
+            select coalesce(
+              (select version from vlaapi.customer_data_consent where customer_id = entry.customer_id),
+              (select max(version) from vlaapi.customer_consent_audit
+               where customer_id = entry.customer_id and action = 'erased'),
+              0
+            ) as version
+          ) consent
+          where entry.version > consent.version
+        ), aside as (
+          insert into vlaapi.audit_quarantine as kept (audit_id, reason, found_at, foreign_version)
+          select audit_id,
+            format('version %s is in the trail without its consent, which was at version %s', version, consent_version),
+            $2, true
+          from found
+          on conflict (audit_id) do update set foreign_version = true where not kept.foreign_version
+        )
+        select audit_id from found
         "#,
         audit_ids,
+        now,
     )
     .fetch_all(connection)
     .await?;
     Ok(foreign)
-}
-
-/// An entry whose version is not its customer's.
-#[derive(Clone, Debug)]
-pub struct Foreign {
-    pub audit_id: i64,
-    pub reason: String,
-}
-
-/// Sets entries aside which are sealed, and which their customers' consents skip.
-pub async fn quarantine_foreign(
-    connection: &mut PgConnection,
-    entries: &[Foreign],
-    now: DateTime<Utc>,
-) -> Result<(), Error> {
-    let (audit_ids, reasons): (Vec<i64>, Vec<String>) =
-        entries.iter().map(|entry| (entry.audit_id, entry.reason.clone())).unzip();
-    sqlx::query!(
-        r#"
-        insert into vlaapi.audit_quarantine as kept (audit_id, reason, found_at, foreign_version)
-        select audit_id, reason, $3, true from unnest($1::bigint[], $2::text[]) as found (audit_id, reason)
-        on conflict (audit_id) do update set foreign_version = true where not kept.foreign_version
-        "#,
-        &audit_ids,
-        &reasons,
-        now,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// Sets entries aside which cannot be sealed, each with why.

@@ -360,7 +360,7 @@ async fn unreadable_entries_are_shown_as_unreadable_and_hide_no_others() {
         visitor.get(&format!("/console/customers/{customer}")).await.expect(200);
     }
     let page = visitor.get(&format!("/console/audit/{}", poison[0].0)).await.text();
-    assert!(page.contains("unreadable"), "{page}");
+    assert!(page.contains("Unreadable in the database"), "{page}");
     for path in
         ["/console/audit/evidence.zip".to_owned(), format!("/console/customers/{}/evidence.zip", poison[0].1)]
     {

@@ -70,13 +70,15 @@ impl Sealer {
                 Some(leaf) if is_entry_of(entry, leaf) => {}
                 Some(_) => quarantined.push((audit_id, ID_OF_ANOTHER.to_owned())),
                 None if is_second => quarantined.push((audit_id, ID_OF_ANOTHER.to_owned())),
-                None => match leaf(entry, &self.keys.writers) {
-                    Ok(leaf) => leaves.push(NewLeaf { audit_id, hash: leaf_hash(&leaf), leaf }),
-                    Err(why) => quarantined.push((audit_id, why)),
-                },
-            }
-            if entry.mac.is_none() {
-                unvouched.push(audit_id);
+                None => {
+                    match leaf(entry, &self.keys.writers) {
+                        Ok(leaf) => leaves.push(NewLeaf { audit_id, hash: leaf_hash(&leaf), leaf }),
+                        Err(why) => quarantined.push((audit_id, why)),
+                    }
+                    if entry.mac.is_none() {
+                        unvouched.push(audit_id);
+                    }
+                }
             }
             slice.end_if_over().await;
         }
@@ -84,11 +86,6 @@ impl Sealer {
         for audit_id in queued.iter().filter(|id| !found.contains(id) && !sealed.contains_key(id)) {
             quarantined.push((*audit_id, "it was queued, and is not in the trail".to_owned()));
         }
-        let foreign = if unvouched.is_empty() {
-            Vec::new()
-        } else {
-            sealing::foreign_among(&mut transaction, &unvouched).await?
-        };
         let size = log.tree_size.cast_unsigned();
         let mut tree = if self.seen.tree.size() == size {
             self.seen.tree.clone()
@@ -102,13 +99,15 @@ impl Sealer {
         if !quarantined.is_empty() {
             sealing::quarantine(&mut transaction, &quarantined, now).await?;
         }
-        if !foreign.is_empty() {
-            sealing::quarantine_foreign(&mut transaction, &foreign, now).await?;
-        }
+        let foreign = if unvouched.is_empty() {
+            Vec::new()
+        } else {
+            sealing::set_foreign_aside(&mut transaction, &unvouched, now).await?
+        };
         if !sealing::append(&mut transaction, &log, &leaves, &nodes).await? {
             return Err(forked("the log grew while it was locked"));
         }
-        let skipped: HashSet<i64> = foreign.iter().map(|entry| entry.audit_id).collect();
+        let skipped: HashSet<i64> = foreign.iter().copied().collect();
         let counted: Vec<i64> =
             leaves.iter().map(|leaf| leaf.audit_id).filter(|id| !skipped.contains(id)).collect();
         match sealing::count_days(&mut transaction, &counted).await {
@@ -123,7 +122,7 @@ impl Sealer {
         round.sealed = leaves.len();
         round.oldest = oldest;
         round.quarantined = quarantined;
-        round.foreign = foreign.into_iter().map(|entry| entry.audit_id).collect();
+        round.foreign = foreign;
         round.more = i64::try_from(queued.len()).is_ok_and(|queued| queued >= limit);
         Ok(())
     }
@@ -162,5 +161,5 @@ fn is_entry_of(stored: &StoredEntry, leaf: &[u8]) -> bool {
     let Ok(Leaf { src, commitments, .. }) = Leaf::parse(leaf) else { return false };
     let kept = |(field, commitment)| commitments.get(&field) == Some(&commitment);
     stored.entry.commitments().into_iter().all(kept)
-        && stored.entry.leaf(src, &commitments).is_ok_and(|again| again == leaf)
+        && stored.leaf_from(src, &commitments).is_ok_and(|again| again == leaf)
 }
