@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::Connection as _;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::time::{sleep, timeout};
+
+use super::connection::{Purpose, open};
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -21,7 +23,7 @@ pub async fn wait(options: &PgConnectOptions, limit: Duration, notice: impl FnOn
         if left.is_zero() {
             return;
         }
-        let why = match timeout(ATTEMPT.min(left), options.connect()).await {
+        let why = match timeout(ATTEMPT.min(left), open(options, Purpose::Owner)).await {
             Ok(Ok(connection)) => {
                 // It is there; how this connection ends does not matter.
                 let _ = connection.close().await;
