@@ -511,4 +511,5 @@ create trigger audit_quarantine_guard before update on vlaapi.audit_quarantine
   for each row execute function vlaapi.guard_quarantine();
 
 grant update (foreign_version, resolved_by, resolved_at) on vlaapi.audit_quarantine to vlaapi_app;
-grant execute on function vlaapi.next_consent_version(uuid, integer) to vlaapi_app;
+grant execute on function vlaapi.next_consent_version(uuid, integer), vlaapi.free_consent_version(uuid, integer),
+  vlaapi.is_consent_state(jsonb) to vlaapi_app;

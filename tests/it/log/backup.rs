@@ -16,9 +16,16 @@ impl Backup {
         let copy = format!("{database}_backup");
         let backup = Self { admin: owner.clone().database("postgres"), database, copy };
         let mut admin = backup.admin.connect().await.expect("the cluster answers");
+        // A service connects again at once, and a database with a connection cannot be copied.
+        let allow = |allowed: bool| format!("alter database {} allow_connections {allowed}", backup.database);
+        execute(&mut admin, allow(false)).await;
         backup.cut_off(&mut admin).await;
         let create = format!("create database {} template {}", backup.copy, backup.database);
         execute(&mut admin, create).await;
+        execute(&mut admin, allow(true)).await;
+        execute(&mut admin, format!("alter database {} allow_connections true", backup.copy)).await;
+        // The next heartbeats of a service find the database again.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         backup
     }
 

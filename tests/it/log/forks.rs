@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 
 use super::backup::Backup;
 use super::{
-    ORIGIN, Replica, change, checkpoint, consentd, count, lay_out_keys, leaves, proof, prove, read, said,
-    seal, tamper, verifier_keys,
+    ORIGIN, Replica, change, checkpoint, consentd, count, dependency, lay_out_keys, leaves, proof, prove,
+    read, said, seal, tamper, verifier_keys,
 };
 use crate::service::Service;
 
 async fn readiness(service: &Service) -> Value {
     let ready = service.get("/readyz").no_key().send().await.expect(200).json();
-    ready["dependencies"][1].clone()
+    dependency(&ready, "audit_log")
 }
 
 /// A service with five leaves, and a database that was set back to two.

@@ -91,6 +91,8 @@ async fn a_change_that_cannot_be_queued_is_no_change() {
     sqlx::raw_sql("lock table vlaapi.audit_pending").execute(&mut *holder).await.unwrap();
     let put = service.put(customer, &json!({"consent_tier": "basic"})).send().await.expect(503);
     put.problem("unavailable");
+    // Its caller is answered after a second; the statement ends with the limit for a lock.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     holder.rollback().await.unwrap();
     assert_eq!(service.consent(customer).await["version"], 0);
     assert_eq!(count(&pool, "vlaapi.customer_consent_audit").await, 0);

@@ -273,9 +273,7 @@ pub async fn fill(database: &Database, version: i64) {
         14 => {
             "insert into vlaapi.audit_quarantine (audit_id, reason, found_at, foreign_version, resolved_by, resolved_at)
              select 1000 + count(*), 'a reason', now(), true, 7, now() from vlaapi.audit_quarantine;
-             insert into vlaapi.audit_pending (audit_id, leaf_version) values (7, 2);
-             insert into vlaapi.audit_events (kind, details, timestamp)
-             values ('quarantine.resolved', '{\"entries\": []}', now())"
+             insert into vlaapi.audit_pending (audit_id, leaf_version) values (7, 2)"
         }
         15 => {
             "insert into vlaapi.customer_data_consent (customer_id, consent_tier) values ('{customer}', 'basic');
