@@ -601,10 +601,8 @@ async fn write(
     if !changed.is_empty() {
         consents::write(connection, &entries, &changed).await.map_err(|error| {
             let constraint = error.as_database_error().and_then(DatabaseError::constraint);
-            // An entry was inserted past the service while this was decided: the next try finds it, or waits for it.
-            if constraint == Some("customer_consent_audit_version_key")
-                || sqlstate(&error).as_deref() == Some("55P03")
-            {
+            // An entry was inserted past the service while this was decided: the next try finds it.
+            if constraint == Some("customer_consent_audit_version_key") {
                 Failure::Blocked
             } else {
                 error.into()
