@@ -84,6 +84,14 @@ pub async fn sealed_among(
     Ok(sealed.into_iter().map(|row| (row.audit_id, row.leaf)).collect())
 }
 
+/// Takes one id out of the queue, and returns whether it was there.
+pub async fn take(connection: &mut PgConnection, audit_id: i64) -> Result<bool, Error> {
+    let taken = sqlx::query!("delete from vlaapi.audit_pending where audit_id = $1", audit_id)
+        .execute(connection)
+        .await?;
+    Ok(taken.rows_affected() > 0)
+}
+
 /// Puts an entry back into the queue, for a program that knows its leaf version.
 pub async fn put_back(connection: &mut PgConnection, audit_id: i64, leaf_version: i16) -> Result<(), Error> {
     sqlx::query!(

@@ -65,7 +65,9 @@ impl Run<'_> {
     /// Entries that are set aside stay findings until a sealed event resolves them. A version that is not the consent's is
     /// found here; the rules about versions pass it then.
     async fn quarantine(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
+        let mut slice = TimeSlice::begin();
         for aside in quarantine::list(connection, Listed::All, None).await? {
+            slice.end_if_over().await;
             if let Some(foreign) = aside.foreign {
                 self.ledger.foreign(foreign);
             }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 
 use super::{Halt, Round, Sealer, forked};
 use crate::background::TimeSlice;
@@ -25,42 +26,82 @@ impl Sealer {
     /// is alone. It goes to quarantine, and the rest goes on.
     pub(super) async fn append(&mut self, round: &mut Round, now: DateTime<Utc>) -> Result<(), Halt> {
         let limit = self.limit;
-        match self.append_up_to(limit, round, now).await {
+        let mut first = None;
+        match self.append_up_to(limit, &mut first, round, now).await {
             Err(Halt::Failed(Error::UnusableRow(why))) if limit > 1 => {
                 tracing::warn!(entries = limit, why, "entries cannot be sealed together; fewer are tried");
                 self.limit = limit / 2;
                 round.more = true;
                 Ok(())
             }
-            Err(Halt::Failed(Error::UnusableRow(why))) => self.set_aside(why, round, now).await,
-            Ok(()) => {
-                self.limit = (limit * 2).min(BATCH);
+            Err(Halt::Failed(Error::UnusableRow(why))) if let Some(audit_id) = first => {
+                self.set_aside(audit_id, &why, round, now).await
+            }
+            Ok(taken) => {
+                // Only what was taken shows that no row in it is to blame.
+                if taken {
+                    self.limit = (limit * 2).min(BATCH);
+                }
                 Ok(())
             }
-            failed => failed,
+            Err(failed) => Err(failed),
         }
     }
 
-    async fn append_up_to(&self, limit: i64, round: &mut Round, now: DateTime<Utc>) -> Result<(), Halt> {
+    /// Seals up to so many entries, and returns whether there were any to be sealed here. `first` becomes the first of them.
+    async fn append_up_to(
+        &self,
+        limit: i64,
+        first: &mut Option<i64>,
+        round: &mut Round,
+        now: DateTime<Utc>,
+    ) -> Result<bool, Halt> {
         let mut transaction = self.store.begin().await?;
-        let Some(log) = sealing::lead(&mut transaction).await? else { return Ok(()) };
-        if log.log_id != self.seen.log_id || log.fork.is_some() {
-            return Ok(transaction.rollback().await?);
-        }
-        let (queued, oldest) = sealing::take_pending(&mut transaction, limit).await?;
-        if queued.is_empty() {
+        match self.append_within(&mut transaction, limit, first, now).await {
+            Ok(Some(appended)) => {
+                transaction.commit().await?;
+                *round = Round { signed: round.signed.take(), noticed: round.noticed.take(), ..appended };
+                Ok(true)
+            }
             // At once: a transaction that is merely dropped keeps the log's row until the session is used again.
-            return Ok(transaction.rollback().await?);
+            Ok(None) => {
+                transaction.rollback().await?;
+                Ok(false)
+            }
+            Err(failed) => {
+                // The failure is what counts; a session that cannot roll back is closed.
+                let _ = transaction.rollback().await;
+                Err(failed)
+            }
         }
-        let sealed = sealing::sealed_among(&mut transaction, &queued).await?;
-        let stored = entries::load(&mut transaction, &queued).await?;
+    }
+
+    /// Does the work of a transaction; nothing where another replica is at it, or the queue is empty.
+    async fn append_within(
+        &self,
+        transaction: &mut PgConnection,
+        limit: i64,
+        first: &mut Option<i64>,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Round>, Halt> {
+        let Some(log) = sealing::lead(transaction).await? else { return Ok(None) };
+        if log.log_id != self.seen.log_id || log.fork.is_some() {
+            return Ok(None);
+        }
+        let (queued, oldest) = sealing::take_pending(transaction, limit).await?;
+        *first = queued.first().copied();
+        if queued.is_empty() {
+            return Ok(None);
+        }
+        let sealed = sealing::sealed_among(transaction, &queued).await?;
+        let stored = entries::load(transaction, &queued).await?;
         let (mut leaves, mut unvouched) = (Vec::<NewLeaf>::with_capacity(stored.len()), Vec::new());
         let mut quarantined = Vec::new();
         let mut slice = TimeSlice::begin();
         for entry in &stored {
             let audit_id = entry.entry.audit_id;
             if !LEAF_VERSIONS.contains(&entry.leaf_version) {
-                sealing::put_back(&mut transaction, audit_id, entry.leaf_version).await?;
+                sealing::put_back(transaction, audit_id, entry.leaf_version).await?;
                 continue;
             }
             // Rows come in the order of their ids: a second row of an id follows the first.
@@ -90,53 +131,61 @@ impl Sealer {
         let mut tree = if self.seen.tree.size() == size {
             self.seen.tree.clone()
         } else {
-            reading::frontier(&mut transaction, log.log_id, size).await?
+            reading::frontier(transaction, log.log_id, size).await?
         };
         let mut nodes = Vec::new();
         for leaf in &leaves {
             tree.append(leaf.hash, |node, hash| nodes.extend(node.tops_a_tile().then_some((node, hash))));
         }
         if !quarantined.is_empty() {
-            sealing::quarantine(&mut transaction, &quarantined, now).await?;
+            sealing::quarantine(transaction, &quarantined, now).await?;
         }
         let foreign = if unvouched.is_empty() {
             Vec::new()
         } else {
-            sealing::set_foreign_aside(&mut transaction, &unvouched, now).await?
+            sealing::set_foreign_aside(transaction, &unvouched, now).await?
         };
-        if !sealing::append(&mut transaction, &log, &leaves, &nodes).await? {
+        if !sealing::append(transaction, &log, &leaves, &nodes).await? {
             return Err(forked("the log grew while it was locked"));
         }
         let skipped: HashSet<i64> = foreign.iter().copied().collect();
         let counted: Vec<i64> =
             leaves.iter().map(|leaf| leaf.audit_id).filter(|id| !skipped.contains(id)).collect();
-        match sealing::count_days(&mut transaction, &counted).await {
+        let mut uncounted = 0;
+        match sealing::count_days(transaction, &counted).await {
             Ok(()) => {}
             Err(error @ Error::Unavailable(_)) => return Err(error.into()),
             Err(error) => {
                 tracing::error!(%error, entries = counted.len(), "sealed entries are missing in the counts by day");
-                round.uncounted = counted.len();
+                uncounted = counted.len();
             }
         }
-        transaction.commit().await?;
-        round.sealed = leaves.len();
-        round.oldest = oldest;
-        round.quarantined = quarantined;
-        round.foreign = foreign;
-        round.more = i64::try_from(queued.len()).is_ok_and(|queued| queued >= limit);
-        Ok(())
+        Ok(Some(Round {
+            sealed: leaves.len(),
+            oldest,
+            quarantined,
+            foreign,
+            uncounted,
+            more: i64::try_from(queued.len()).is_ok_and(|queued| queued >= limit),
+            ..Round::default()
+        }))
     }
 
-    /// Sets the first queued entry aside: a round that took it alone failed.
-    async fn set_aside(&mut self, why: String, round: &mut Round, now: DateTime<Utc>) -> Result<(), Halt> {
+    /// Sets a queued entry aside: a round that took it alone failed.
+    async fn set_aside(
+        &self,
+        audit_id: i64,
+        why: &str,
+        round: &mut Round,
+        now: DateTime<Utc>,
+    ) -> Result<(), Halt> {
         let mut transaction = self.store.begin().await?;
-        let Some(log) = sealing::lead(&mut transaction).await? else { return Ok(()) };
-        if log.log_id != self.seen.log_id || log.fork.is_some() {
+        if sealing::lead(&mut transaction).await?.is_none_or(|log| log.log_id != self.seen.log_id)
+            || !sealing::take(&mut transaction, audit_id).await?
+        {
             return Ok(transaction.rollback().await?);
         }
-        let (queued, _) = sealing::take_pending(&mut transaction, 1).await?;
-        let quarantined: Vec<(i64, String)> =
-            queued.into_iter().map(|audit_id| (audit_id, format!("it cannot be sealed: {why}"))).collect();
+        let quarantined = vec![(audit_id, format!("it cannot be sealed: {why}"))];
         sealing::quarantine(&mut transaction, &quarantined, now).await?;
         transaction.commit().await?;
         round.quarantined = quarantined;
