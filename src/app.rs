@@ -41,7 +41,7 @@ pub mod verification;
 pub use clock::{Clock, clock};
 use listening::bind;
 use publication::Publication;
-use tasks::{Background, Tasks, heartbeat};
+use tasks::{ServiceTasks, Tasks, heartbeat};
 
 /// The database to work on: the operator's own, or the embedded default.
 #[derive(Debug)]
@@ -146,20 +146,19 @@ async fn serve_on(
     // The sealer stops last: what the lanes and the other tasks write is sealed too.
     let sealing = Tasks::new(&cache.health);
     let publication = Publication::start(&args.audit, &store, &sealing)?;
-    let sealed = log.is_sealed();
-    log.seal(publication, &clock, &sealing);
-    let background = Background {
+    let sealed = log.seal(publication, &clock, &sealing);
+    let service_tasks = ServiceTasks {
         args,
         database,
         store: store.clone(),
         cache: Arc::clone(&cache),
         clock,
         log: &log,
-        is_sealed: sealed,
+        sealed,
         writer,
         customers: bounds.customers,
     };
-    background.start(&tasks)?;
+    service_tasks.start(&tasks)?;
     let metrics_listener = match &config.metrics_listen {
         Some(address) => Some(bind(address, "--metrics-listen").await?),
         None => None,

@@ -140,14 +140,13 @@ impl Health {
         work: impl Future<Output = T>,
     ) -> Result<T, Panicked> {
         AssertUnwindSafe(work).catch_unwind().await.map_err(|_| {
-            self.task_panicked(task);
+            self.count_panic(task);
             tracing::error!(task, "a background task panicked");
             Panicked
         })
     }
 
-    /// Counts a panic of a background task.
-    pub fn task_panicked(&self, task: &'static str) {
+    fn count_panic(&self, task: &'static str) {
         let now = Instant::now();
         let mut tasks = self.tasks();
         let health = tasks.entry(task).or_insert(TaskHealth { panics: 0, last: now });

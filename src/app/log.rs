@@ -61,14 +61,9 @@ pub async fn open(
 }
 
 impl Log {
-    /// Returns whether entries are sealed; before [`Log::seal`] is called.
-    pub fn is_sealed(&self) -> bool {
-        self.sealer.is_some()
-    }
-
-    /// Seals until it is time to stop, and then once more.
-    pub fn seal(&mut self, publication: Publication, clock: &Clock, tasks: &Tasks) {
-        let Some(sealer) = self.sealer.take() else { return };
+    /// Seals until it is time to stop, and then once more. Returns the state of the log, if its entries are sealed.
+    pub fn seal(&mut self, publication: Publication, clock: &Clock, tasks: &Tasks) -> Option<Arc<LogView>> {
+        let sealer = self.sealer.take()?;
         // The sealer keeps the trees that it saw across a restart of its task.
         let sealer = Arc::new(Mutex::new(sealer));
         let context = (sealer, Arc::new(publication), Arc::clone(&self.view), clock.clone());
@@ -86,6 +81,7 @@ impl Log {
                 }
             }
         });
+        Some(Arc::clone(&self.view))
     }
 }
 

@@ -9,13 +9,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::health::Health;
 
-pub mod background;
 pub mod expiry;
 pub mod heartbeat;
 pub mod maintenance;
 pub mod metrics;
+pub mod service;
 
-pub use background::Background;
+pub use service::ServiceTasks;
 
 /// The pause before the first restart; it doubles with each panic up to [`LONGEST_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);

@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 use super::{DataDir, Secret, file, seconds, secret};
 use crate::error::StartError;
 
-/// Where the data is.
+/// The place of the data.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Database")]
 pub struct DatabaseConfig {
@@ -41,7 +41,7 @@ pub struct DatabaseConfig {
     #[arg(long, env = "CONSENTD_WAIT_FOR_DATABASE", default_value = "30", value_parser = seconds, value_name = "SECONDS")]
     pub wait_for_database: Duration,
 
-    /// Where PostgreSQL's server programs are [default: found by `pg_config`, PATH and the usual places]
+    /// Directory of PostgreSQL's server programs [default: found by `pg_config`, PATH and the usual places]
     #[arg(long, env = "CONSENTD_PG_BINDIR", value_name = "DIR")]
     pub pg_bindir: Option<PathBuf>,
 

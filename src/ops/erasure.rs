@@ -14,7 +14,7 @@ use crate::store::erasure::{self, Reached};
 use crate::store::links;
 use crate::store::log::entries::{self, StoredEntry};
 use crate::store::log::sealing;
-use crate::store::{Store, foreign, settle};
+use crate::store::{Store, settle, unreadable};
 use crate::tlog::Hash;
 use crate::tlog::tree::leaf_hash;
 
@@ -115,7 +115,7 @@ pub async fn carry_out(store: &Store, now: DateTime<Utc>) -> Result<u64, Error> 
         let Some(due) = erasure::lock_due(&mut transaction, after).await? else { return Ok(done) };
         after = due.audit_id;
         let Ok(details) = serde_json::from_str::<Erasure>(&due.details) else {
-            foreign::report("audit_events", "details", due.audit_id);
+            unreadable::report("audit_events", "details", due.audit_id);
             transaction.rollback().await?;
             continue;
         };

@@ -12,7 +12,7 @@ use sqlx::types::Json;
 use sqlx::{FromRow, Postgres, QueryBuilder, Row as _};
 use uuid::Uuid;
 
-use super::{Store, foreign};
+use super::{Store, unreadable};
 use crate::domain::{AuditAction, AuditEntry, AuditEvent, ConsentState, ConsentTier, EntryField, EventKind};
 use crate::error::Error;
 
@@ -206,7 +206,7 @@ impl FromRow<'_, PgRow> for AuditEntry {
         let audit_id: i64 = row.try_get("audit_id")?;
         let mut unreadable = Vec::new();
         let mut note = |field: EntryField| {
-            foreign::report("customer_consent_audit", field.as_str(), audit_id);
+            unreadable::report("customer_consent_audit", field.as_str(), audit_id);
             unreadable.push(field);
         };
         let action = AuditAction::parse(row.try_get("action")?).unwrap_or_else(|| {
@@ -260,8 +260,8 @@ impl FromRow<'_, PgRow> for AuditEvent {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let audit_id: i64 = row.try_get("audit_id")?;
         let details = row.try_get::<Value, _>("details").unwrap_or_else(|_| {
-            foreign::report("audit_events", "details", audit_id);
-            foreign::placeholder()
+            unreadable::report("audit_events", "details", audit_id);
+            unreadable::placeholder()
         });
         Ok(Self {
             audit_id,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::connection::{Purpose, unusable, unusable_reason};
 use super::{Store, within};
 
-/// How long the heartbeat waits for an answer on a session that answered before. Then it tries a new one, for as long as
+/// Time for which the heartbeat waits for an answer on a session that answered before. Then it tries a new one, for as long as
 /// any connection may take to open.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 /// The session is opened again after this while its settings do not allow writes: they may have been changed.
@@ -175,7 +175,7 @@ async fn must_be_writable(connection: &mut PgConnection) -> sqlx::Result<()> {
     if asked.fetch_one(connection).await?.try_get(0)? { Err(unusable(STANDBY)) } else { Ok(()) }
 }
 
-/// What everybody may read of an error, and whether the database cannot be used at all. One that refuses new sessions, for
+/// Returns the public part of an error, and whether the database cannot be used at all. One that refuses new sessions, for
 /// want of room or for a wrong password, may well answer on those that are open.
 fn diagnose(error: &sqlx::Error) -> (Cow<'static, str>, bool) {
     if let Some(reason) = unusable_reason(error) {

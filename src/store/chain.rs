@@ -25,7 +25,7 @@ pub struct Chain {
     /// The last moment outside a transaction.
     outside: Instant,
     plans: PlanAge,
-    /// How often the database had been lost when the session was opened.
+    /// The number of losses of the database when the session was opened.
     losses: u64,
 }
 

@@ -38,7 +38,7 @@ const SETTINGS: [(&str, &str); 19] = [
     ("jit", "off"),
 ];
 
-/// How long a statement of a request waits for a lock.
+/// Time for which a statement of a request waits for a lock.
 pub(super) const LOCK_TIMEOUT: &str = "1s";
 const REQUEST: [(&str, &str); 3] = [
     ("statement_timeout", "5s"),

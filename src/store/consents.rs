@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::connection::LOCK_TIMEOUT;
-use super::{Store, foreign};
+use super::{Store, unreadable};
 use crate::domain::{AnonymizationLevel, Change, ConsentRecord, ConsentStatus, ConsentTier, PersonalField};
 use crate::error::Error;
 
@@ -145,7 +145,7 @@ pub async fn of_customers(
         let chosen =
             ConsentTier::parse(&row.consent_tier).zip(AnonymizationLevel::parse(&row.anonymization_level));
         if chosen.is_none() {
-            foreign::report("customer_data_consent", "consent_tier", row.customer_id);
+            unreadable::report("customer_data_consent", "consent_tier", row.customer_id);
         }
         // An unreadable choice allows nothing, and is no reason to refuse the others an answer.
         let (consent_tier, anonymization_level) =

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::Store;
 use super::audit::{AuditFilter, Position, entries, entries_of};
-use super::foreign;
+use super::unreadable;
 use crate::domain::{AnonymizationLevel, AuditAction, ConsentTier, EntryField, instant};
 use crate::error::Error;
 
@@ -112,7 +112,7 @@ impl<'r> RawEntry<'r> {
         let audit_id: i64 = column(row, 0)?;
         let mut unreadable = Vec::new();
         let mut note = |field: EntryField| {
-            foreign::report("customer_consent_audit", field.as_str(), audit_id);
+            unreadable::report("customer_consent_audit", field.as_str(), audit_id);
             unreadable.push(field);
         };
         let action = column::<&str>(row, 2)?;

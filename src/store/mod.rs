@@ -25,7 +25,6 @@ pub mod erasure;
 pub mod evidence;
 pub mod export;
 pub mod following;
-pub mod foreign;
 pub mod idempotency;
 pub mod keys;
 pub mod links;
@@ -39,12 +38,13 @@ pub mod schema;
 pub mod session;
 pub mod sessions;
 pub mod statistics;
+pub mod unreadable;
 pub mod verification;
 pub mod waiting;
 
 /// How long a request waits for a database connection before it is told that the database is not available.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a session may take to answer before it goes back to its pool.
+/// Time for a session to answer before it goes back to its pool.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way to the database: reads and writes have connections of their own, so that neither starves the other.
@@ -97,7 +97,7 @@ impl Store {
         Session::new(self.clone())
     }
 
-    /// Whether the database answers.
+    /// Returns the state of the database, as the heartbeat last found it.
     pub fn availability(&self) -> &Availability {
         &self.availability
     }

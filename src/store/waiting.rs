@@ -6,7 +6,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Purpose, open};
+use super::connection::{Purpose, open, unusable_reason};
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -42,7 +42,8 @@ pub async fn wait(options: &PgConnectOptions, limit: Duration, notice: impl FnOn
 
 fn is_down(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) => true,
+        // A connection that is not used for its settings was answered.
+        sqlx::Error::Io(_) => unusable_reason(error).is_none(),
         // admin_shutdown, crash_shutdown and cannot_connect_now: it stops, or is starting up.
         sqlx::Error::Database(error) => {
             ["57P01", "57P02", "57P03"].map(Some).contains(&error.code().as_deref())

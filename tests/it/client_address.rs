@@ -14,7 +14,7 @@ use crate::service::{Service, consent};
 
 const BOTH: [AddressHeader; 2] = [AddressHeader::XForwardedFor, AddressHeader::Forwarded];
 
-/// What is found for a peer that sends these lines in both headers; proxies are in `10.0.0.0/8`.
+/// The address found for a peer that sends these lines in both headers; proxies are in `10.0.0.0/8`.
 fn client(header: AddressHeader, peer: &str, lines: &[(AddressHeader, &str)]) -> Option<String> {
     let mut headers = HeaderMap::new();
     for (header, line) in lines {

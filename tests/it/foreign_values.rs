@@ -17,7 +17,7 @@ use crate::visit::Visit;
 /// Times that PostgreSQL can hold and RFC 3339 cannot.
 const TIMES: [&str; 5] = ["infinity", "-infinity", "20000-01-01Z", "294276-12-31Z", "4713-01-01Z BC"];
 
-/// What is not read by the service: the Inference API's own tables, and the record of the migrations.
+/// Tables that the service does not read: the Inference API's own tables, and the record of the migrations.
 const NOT_READ: [&str; 5] =
     ["inference_logs", "inference_logs_default", "safety_incidents", "feedback", "schema_migrations"];
 

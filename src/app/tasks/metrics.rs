@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::cache::freshness::Moment;
 use crate::health::{Component, Health};
 use crate::ops::log::LogView;
-use crate::store::{Store, foreign};
+use crate::store::{Store, unreadable};
 use crate::telemetry;
 
 /// A checkpoint is signed again after 20 seconds, also if the tree does not grow.
@@ -40,7 +40,7 @@ pub async fn measure(
             telemetry::component_faults(component.name(), faults);
         }
         telemetry::clock_difference(cache.clock.get());
-        telemetry::unreadable_values(foreign::unreadable());
+        telemetry::unreadable_values(unreadable::count());
         for (name, pool) in store.pools() {
             let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
             telemetry::pool_connections(name, idle, pool.size().saturating_sub(idle));

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 
 use super::sealing::Log;
 use crate::error::Error;
-use crate::store::{Store, foreign};
+use crate::store::{Store, unreadable};
 use crate::tlog::Checkpoint;
 use crate::tlog::tree::{self, Frontier, Hash, Node};
 
@@ -391,8 +391,8 @@ impl Store {
             took_ms: last.took_ms,
             result: last.result,
             findings: serde_json::from_str(&last.findings).unwrap_or_else(|_| {
-                foreign::report("audit_verifications", "findings", last.verification_id);
-                foreign::placeholder()
+                unreadable::report("audit_verifications", "findings", last.verification_id);
+                unreadable::placeholder()
             }),
         }))
     }

@@ -22,7 +22,7 @@ pub(super) const BATCH: i64 = 10_000;
 impl Sealer {
     /// Seals what is queued, unless another replica is at it.
     ///
-    /// Where the rows themselves make a round fail, the next rounds take ever fewer of them, until the one that is to blame
+    /// If the rows themselves make a round fail, the next rounds take ever fewer of them, until the one that is to blame
     /// is alone. It goes to quarantine, and the rest goes on.
     pub(super) async fn append(&mut self, round: &mut Round, now: DateTime<Utc>) -> Result<(), Halt> {
         let limit = self.limit;

@@ -10,27 +10,28 @@ use crate::cache::Cache;
 use crate::config::ServeArgs;
 use crate::error::StartError;
 use crate::ops::consents::Writer;
+use crate::ops::log::LogView;
 use crate::store::Store;
 
 /// The parts of the service that the background tasks work with.
 #[derive(Debug)]
-pub struct Background<'a> {
+pub struct ServiceTasks<'a> {
     pub args: &'a ServeArgs,
     pub database: &'a Database,
     pub store: Store,
     pub cache: Arc<Cache>,
     pub clock: Clock,
     pub log: &'a Log,
-    /// Entries are sealed: a log without signatures is a fault then.
-    pub is_sealed: bool,
+    /// The state of the log, if its entries are sealed: a log without signatures is a fault then.
+    pub sealed: Option<Arc<LogView>>,
     pub writer: Writer,
     /// The number of customers that memory has room for.
     pub customers: usize,
 }
 
-impl Background<'_> {
+impl ServiceTasks<'_> {
     pub fn start(self, tasks: &Tasks) -> Result<(), StartError> {
-        let Self { args, database, store, cache, clock, log, is_sealed, writer, customers } = self;
+        let Self { args, database, store, cache, clock, log, sealed, writer, customers } = self;
         let data_dir = args.database.data_dir()?;
         let sweep_interval = Duration::from_secs(args.serve.sweep_interval);
         tasks.spawn("expiry", (store.clone(), writer, clock.clone()), move |(store, writer, clock), stop| {
@@ -39,7 +40,6 @@ impl Background<'_> {
         tasks.spawn("maintenance", (store.clone(), clock.clone()), |(store, clock), stop| {
             maintenance::maintain(store, clock, stop)
         });
-        let sealed = is_sealed.then(|| Arc::clone(&log.view));
         let context = (store.clone(), Arc::clone(&cache), clock.clone());
         tasks.spawn("metrics", (context.clone(), sealed), |((store, cache, clock), sealed), stop| {
             metrics::measure(store, cache, clock, sealed, stop)

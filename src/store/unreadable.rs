@@ -14,7 +14,7 @@ pub fn report(table: &'static str, column: &'static str, row: impl Display) {
 }
 
 /// Returns how many unreadable values were read since the start.
-pub fn unreadable() -> u64 {
+pub fn count() -> u64 {
     UNREADABLE.load(Ordering::Relaxed)
 }
 
