@@ -205,14 +205,14 @@ fn program(data_dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// What a command that went well said.
-#[track_caller]
 /// A dependency of an answer of `/readyz`.
 pub fn dependency(ready: &serde_json::Value, name: &str) -> serde_json::Value {
     let dependencies = ready["dependencies"].as_array().expect("a list");
     dependencies.iter().find(|dependency| dependency["name"] == name).expect("it is listed").clone()
 }
 
+/// Returns the output of a command that succeeded.
+#[track_caller]
 fn said(output: &Output) -> String {
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}: {out}{error}", output.status);
